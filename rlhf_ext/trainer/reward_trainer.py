@@ -1,0 +1,282 @@
+"""TRL's reward trainer with a report card on held-out pairs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trl
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import TrainOutput
+from trl.data_utils import common_prefix_length
+
+from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
+from .reward_config import RewardConfig
+
+logger = get_logger(__name__)
+
+
+class RewardTrainer(trl.RewardTrainer):
+    r"""
+    [`~trl.RewardTrainer`] that also measures what it trained.
+
+    Loss, data formats and arguments are TRL's. What is added: at the end of `train()`, if there is an `eval_dataset`, a
+    report card on its pairs ([`~rlhf_ext.report_card.ReportCard`]), and on demand by [`RewardTrainer.report_card`].
+    `save_model` writes it to `report_card.json` and into the model card (`README.md` in `args.output_dir`); the mean and
+    standard deviation of the scores on reference completions go into the model's config as `score_mean` and
+    `score_std`. Training changes the scores, so `train()` removes the numbers of an earlier card first.
+
+    What differs from the parent: `prediction_step` gives the scores as one row a pair, (B, 2) with chosen first, where
+    the parent gives (2B, 1), all chosen before all rejected; in that layout the truncation of an incomplete last batch
+    cuts off rejected scores. `predict` and `compute_metrics` therefore see `predictions` of shape (N, 2).
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            As in [`~trl.RewardTrainer`].
+        args ([`RewardConfig`], *optional*):
+            Settings; defaults to `RewardConfig(output_dir="<model name>-Reward")`.
+        reference_dataset ([`~datasets.Dataset`], *optional*):
+            Completions on which `score_mean` and `score_std` are measured, best those of the policy that PPO will start
+            from. Columns `prompt` and `completion`, or `text`, or `messages`. By default the chosen and rejected
+            completions of the held-out pairs. They are scored two by two; of an odd number the last is left out.
+        trainer_args, trainer_kwargs:
+            All other arguments of [`~trl.RewardTrainer`].
+
+    Raises:
+        `TypeError`: if `args` is not a [`RewardConfig`].
+        `ValueError`: if no pair of `eval_dataset`, or no two completions of `reference_dataset`, are within
+            `args.max_length`, or a reference has none of the columns above.
+
+    Example:
+
+    ```python
+    >>> trainer = RewardTrainer("Qwen/Qwen2.5-0.5B-Instruct", RewardConfig("reward"), train_dataset=train, eval_dataset=held_out)
+    >>> trainer.train()
+    >>> print(trainer.last_report_card.to_markdown())
+    ```
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | nn.Module,
+        args: RewardConfig | None = None,
+        *trainer_args: Any,
+        reference_dataset: Dataset | IterableDataset | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        if args is None:
+            model_id = model if isinstance(model, str) else model.config._name_or_path
+            args = RewardConfig(output_dir=f"{model_id.split('/')[-1]}-Reward")
+        if not isinstance(args, RewardConfig):
+            raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
+        super().__init__(model, args, *trainer_args, **trainer_kwargs)
+        for name, dataset in self._named_eval_datasets().items():
+            _refuse_empty(dataset, name, args.max_length)
+        self.reference_dataset = None if reference_dataset is None else self._reference_pairs(reference_dataset)
+        self.last_report_card: ReportCard | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as [`~transformers.Trainer.train`] does, then make the report card if there is an `eval_dataset`."""
+        self.last_report_card = None
+        self._store_normalization(None)
+        output = super().train(*args, **kwargs)
+        if self.args.report_card and self.eval_dataset is not None:
+            self.report_card()
+        return output
+
+    def report_card(
+        self,
+        dataset: Dataset | IterableDataset | None = None,
+        reference_dataset: Dataset | IterableDataset | None = None,
+    ) -> ReportCard:
+        """
+        Make the report card now, and keep it: in `last_report_card`, for the next `save_model`, and the two numbers of
+        the normalisation in the model's config (they are removed if the scores have no usable spread; the card's notes
+        and a warning say so).
+
+        In a distributed run every process has to call it; every process gets the same card.
+
+        Args:
+            dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+                Held-out pairs, in any format that training takes. Defaults to the `eval_dataset`; several are pooled.
+            reference_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+                Reference completions, see the class. Defaults to those given to the trainer.
+
+        Returns:
+            [`~rlhf_ext.report_card.ReportCard`].
+
+        Raises:
+            `ValueError`: if there are no pairs to make a card from.
+        """
+        datasets = self._named_eval_datasets() if dataset is None else {"dataset": self._prepare_held_out(dataset)}
+        if not datasets:
+            raise ValueError("no held-out pairs: give the trainer an eval_dataset, or report_card() a dataset")
+        pairs = [_in_memory(part) for part in datasets.values()]
+        for name, part in zip(datasets, pairs, strict=True):
+            _refuse_empty(part, name, self.args.max_length)
+        references = self.reference_dataset if reference_dataset is None else self._reference_pairs(reference_dataset)
+        scores = np.concatenate([self._score(part) for part in pairs])
+        lengths = np.concatenate([completion_lengths(part, self.processing_class) for part in pairs])
+        card = make_report_card(
+            *scores.T,
+            *lengths.T,
+            reference_scores=None if references is None else self._score(references).reshape(-1),
+            bins=self.args.calibration_bins,
+        )
+        for note in card.notes:
+            logger.warning(f"Report card: {note}")
+        self.last_report_card = card
+        self._store_normalization(card.normalization)
+        return card
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """
+        One evaluation step, as in [`~transformers.Trainer.prediction_step`], with one row of scores a pair.
+
+        Args:
+            model (`nn.Module`):
+                Model to evaluate.
+            inputs (`dict[str, Any]`):
+                Collated batch of B pairs: 2B sequences, all chosen before all rejected.
+            prediction_loss_only (`bool`):
+                Whether to return the loss alone.
+            ignore_keys (`list[str]`, *optional*):
+                Keys of the model's output to leave out.
+
+        Returns:
+            `tuple`: loss, scores `(B, 2)` with chosen first (`None` with `prediction_loss_only`), and no labels.
+        """
+        loss, outputs, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if outputs is None:
+            return loss, None, labels
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        return loss, torch.stack(torch.chunk(logits.squeeze(-1), 2), dim=1), labels
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as [`~transformers.Trainer.save_model`] does, with `report_card.json` beside the weights."""
+        folder = Path(output_dir or self.args.output_dir)
+        # Before the parent, which pushes the folder to the Hub at the end if it is asked to.
+        if self.args.should_save:
+            self._save_report_card(folder)
+        if not _internal_call and self.last_report_card is not None and folder == Path(self.args.output_dir):
+            self.create_model_card(model_name=(self.args.hub_model_id or folder.name).split("/")[-1])
+        super().save_model(output_dir, _internal_call=_internal_call)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write TRL's model card, followed by the report card if there is one. Takes the parent's arguments."""
+        super().create_model_card(*args, **kwargs)
+        if self.last_report_card is not None and self.is_world_process_zero():
+            with open(Path(self.args.output_dir) / "README.md", "a", encoding="utf-8") as readme:
+                readme.write("\n\n" + self.last_report_card.to_markdown())
+
+    def _save_report_card(self, folder: Path) -> None:
+        if self.last_report_card is None:
+            # A card left there by an earlier run is about weights that are overwritten now.
+            (folder / REPORT_CARD_FILE).unlink(missing_ok=True)
+        else:
+            self.last_report_card.save(folder)
+
+    def _named_eval_datasets(self) -> dict[str, Dataset | IterableDataset]:
+        if self.eval_dataset is None:
+            return {}
+        return self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+
+    def _prepare_held_out(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+        return self._prepare_dataset(dataset, self.processing_class, self.args, "held-out")
+
+    def _reference_pairs(self, dataset: Dataset | IterableDataset) -> Dataset:
+        """Single completions as rows of two, so that TRL's preparation, collator and loop for pairs can score them."""
+        texts = [_whole_text(row) for row in dataset]
+        rows = [{"chosen": a, "rejected": b} for a, b in zip(texts[::2], texts[1::2], strict=False)]
+        pairs = self._prepare_held_out(Dataset.from_list(rows)) if rows else Dataset.from_list(rows)
+        _refuse_empty(pairs, "reference_dataset", self.args.max_length)
+        return pairs
+
+    def _score(self, dataset: Dataset) -> NDArray[np.float64]:
+        """Scores `(N, 2)` of N pairs in the dataset's order, on all processes."""
+        predictions = self.predict(dataset).predictions
+        # The parent's compute_loss collects metrics for the next log, which are not about an evaluation here.
+        self._metrics["eval"].clear()
+        return np.asarray(predictions, dtype=np.float64)
+
+    def _store_normalization(self, normalization: tuple[float, float] | None) -> None:
+        config = self.accelerator.unwrap_model(self.model).config
+        for name in ("score_mean", "score_std"):
+            if hasattr(config, name):
+                delattr(config, name)
+        if normalization is not None:
+            config.score_mean, config.score_std = normalization
+
+
+def completion_lengths(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """
+    Lengths of the completions of tokenised pairs, in tokens, EOS and the tokens of the chat template included.
+
+    The completion begins where `chosen_ids` (`rejected_ids`) departs from the tokenised `prompt`; without a `prompt`
+    column, where the two depart from each other.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Pairs with `chosen_ids` and `rejected_ids`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that made the ids.
+
+    Returns:
+        `np.ndarray` of shape `(N, 2)`: lengths of the chosen and the rejected completions.
+    """
+    lengths = []
+    for row in dataset:
+        sequences = row["chosen_ids"], row["rejected_ids"]
+        starts = [_prompt_ids(row, tokenizer)] * 2 if "prompt" in row else reversed(sequences)
+        pairs = zip(sequences, starts, strict=True)
+        lengths.append([len(ids) - common_prefix_length(start, ids) for ids, start in pairs])
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def _prompt_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if isinstance(row["prompt"], str):
+        return tokenizer(text=row["prompt"])["input_ids"]
+    tools = row.get("tools")
+    return tokenizer.apply_chat_template(
+        row["prompt"],
+        tools=json.loads(tools) if isinstance(tools, str) else tools,
+        add_generation_prompt=True,
+        return_dict=True,
+        **(row.get("chat_template_kwargs") or {}),
+    )["input_ids"]
+
+
+def _whole_text(row: dict[str, Any]) -> str | list[dict[str, str]]:
+    if "prompt" in row and "completion" in row:
+        return row["prompt"] + row["completion"]
+    for column in ("text", "messages"):
+        if column in row:
+            return row[column]
+    raise ValueError(
+        "reference_dataset must have the columns prompt and completion, or text, or messages; it has "
+        f"{', '.join(sorted(row))}"
+    )
+
+
+def _in_memory(dataset: Dataset | IterableDataset) -> Dataset:
+    """A stream as a dataset with a length and a fixed order, which the held-out scores and lengths share."""
+    return Dataset.from_list(list(dataset)) if isinstance(dataset, IterableDataset) else dataset
+
+
+def _refuse_empty(dataset: Dataset | IterableDataset, name: str, max_length: int | None) -> None:
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError(
+            f"nothing is left of {name}: it is empty, or every row is longer than max_length = {max_length} tokens "
+            "(prompt included); raise max_length or give other data"
+        )
