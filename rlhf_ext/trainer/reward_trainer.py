@@ -10,6 +10,7 @@ import trl
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
@@ -25,10 +26,10 @@ class RewardTrainer(trl.RewardTrainer):
     r"""
     [`~trl.RewardTrainer`] that also measures what it trained.
 
-    Loss, data formats and arguments are TRL's. What is added: at the end of `train()`, if there is an `eval_dataset`, a
-    report card on its pairs ([`~rlhf_ext.report_card.ReportCard`]), and on demand by [`RewardTrainer.report_card`].
-    `save_model` writes it to `report_card.json` and into the model card (`README.md` in `args.output_dir`); the mean and
-    standard deviation of the scores on reference completions go into the model's config as `score_mean` and
+    Loss, data formats and arguments are TRL's. What is added: at the end of `train()`, if there is an `eval_dataset`,
+    a report card on its pairs ([`~rlhf_ext.report_card.ReportCard`]), and on demand by [`RewardTrainer.report_card`].
+    `save_model` writes it to `report_card.json` and into the model card (`README.md` in `args.output_dir`); the mean
+    and standard deviation of the scores on reference completions go into the model's config as `score_mean` and
     `score_std`. Training changes the scores, so `train()` removes the numbers of an earlier card first.
 
     What differs from the parent: `prediction_step` gives the scores as one row a pair, (B, 2) with chosen first, where
@@ -41,8 +42,8 @@ class RewardTrainer(trl.RewardTrainer):
         args ([`RewardConfig`], *optional*):
             Settings; defaults to `RewardConfig(output_dir="<model name>-Reward")`.
         reference_dataset ([`~datasets.Dataset`], *optional*):
-            Completions on which `score_mean` and `score_std` are measured, best those of the policy that PPO will start
-            from. Columns `prompt` and `completion`, or `text`, or `messages`. By default the chosen and rejected
+            Completions on which `score_mean` and `score_std` are measured, best those of the policy that PPO will
+            start from. Columns `prompt` and `completion`, or `text`, or `messages`. By default the chosen and rejected
             completions of the held-out pairs. They are scored two by two; of an odd number the last is left out.
         trainer_args, trainer_kwargs:
             All other arguments of [`~trl.RewardTrainer`].
@@ -55,23 +56,27 @@ class RewardTrainer(trl.RewardTrainer):
     Example:
 
     ```python
-    >>> trainer = RewardTrainer("Qwen/Qwen2.5-0.5B-Instruct", RewardConfig("reward"), train_dataset=train, eval_dataset=held_out)
+    >>> args = RewardConfig("reward-model")
+    >>> trainer = RewardTrainer("Qwen/Qwen2.5-0.5B-Instruct", args, train_dataset=pairs, eval_dataset=held_out)
     >>> trainer.train()
     >>> print(trainer.last_report_card.to_markdown())
     ```
     """
 
+    args: RewardConfig
+    processing_class: PreTrainedTokenizerBase
+
     def __init__(
         self,
-        model: str | PreTrainedModel | nn.Module,
+        model: str | PreTrainedModel | PeftModel,
         args: RewardConfig | None = None,
         *trainer_args: Any,
         reference_dataset: Dataset | IterableDataset | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         if args is None:
-            model_id = model if isinstance(model, str) else model.config._name_or_path
-            args = RewardConfig(output_dir=f"{model_id.split('/')[-1]}-Reward")
+            model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+            args = RewardConfig(output_dir=f"{Path(model_id).name}-Reward")
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
@@ -123,8 +128,10 @@ class RewardTrainer(trl.RewardTrainer):
         scores = np.concatenate([self._score(part) for part in pairs])
         lengths = np.concatenate([completion_lengths(part, self.processing_class) for part in pairs])
         card = make_report_card(
-            *scores.T,
-            *lengths.T,
+            chosen_scores=scores[:, 0],
+            rejected_scores=scores[:, 1],
+            chosen_lengths=lengths[:, 0],
+            rejected_lengths=lengths[:, 1],
             reference_scores=None if references is None else self._score(references).reshape(-1),
             bins=self.args.calibration_bins,
         )
@@ -165,11 +172,11 @@ class RewardTrainer(trl.RewardTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as [`~transformers.Trainer.save_model`] does, with `report_card.json` beside the weights."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self._output_dir)
         # Before the parent, which pushes the folder to the Hub at the end if it is asked to.
         if self.args.should_save:
             self._save_report_card(folder)
-        if not _internal_call and self.last_report_card is not None and folder == Path(self.args.output_dir):
+        if not _internal_call and self.last_report_card is not None and folder == self._output_dir:
             self.create_model_card(model_name=(self.args.hub_model_id or folder.name).split("/")[-1])
         super().save_model(output_dir, _internal_call=_internal_call)
 
@@ -177,8 +184,12 @@ class RewardTrainer(trl.RewardTrainer):
         """Write TRL's model card, followed by the report card if there is one. Takes the parent's arguments."""
         super().create_model_card(*args, **kwargs)
         if self.last_report_card is not None and self.is_world_process_zero():
-            with open(Path(self.args.output_dir) / "README.md", "a", encoding="utf-8") as readme:
+            with open(self._output_dir / "README.md", "a", encoding="utf-8") as readme:
                 readme.write("\n\n" + self.last_report_card.to_markdown())
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(str(self.args.output_dir))
 
     def _save_report_card(self, folder: Path) -> None:
         if self.last_report_card is None:
@@ -246,15 +257,16 @@ def completion_lengths(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> 
 
 def _prompt_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(row["prompt"], str):
-        return tokenizer(text=row["prompt"])["input_ids"]
+        return list(tokenizer(text=row["prompt"])["input_ids"])
     tools = row.get("tools")
-    return tokenizer.apply_chat_template(
+    encoded: Any = tokenizer.apply_chat_template(
         row["prompt"],
         tools=json.loads(tools) if isinstance(tools, str) else tools,
         add_generation_prompt=True,
         return_dict=True,
         **(row.get("chat_template_kwargs") or {}),
-    )["input_ids"]
+    )
+    return encoded["input_ids"]
 
 
 def _whole_text(row: dict[str, Any]) -> str | list[dict[str, str]]:

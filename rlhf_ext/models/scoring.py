@@ -1,0 +1,138 @@
+"""Reward model -> one score per sequence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+
+from .normalization import read_score_normalization
+
+
+def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
+    """
+    Load a reward model, full or saved as an adapter, from the Hub or a folder.
+
+    Args:
+        path (`str`):
+            Model id or folder of a sequence classifier with one label.
+        model_init_kwargs:
+            Passed to `from_pretrained`.
+    """
+    if find_adapter_config_file(path) is not None:
+        from peft import AutoPeftModelForSequenceClassification
+
+        return AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **model_init_kwargs)
+    return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **model_init_kwargs)
+
+
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give every token the same id, so that ids of one can be read by a model of the other."""
+    return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
+
+
+class RewardModelScorer:
+    """
+    A reward function in TRL's sense that wraps a reward model.
+
+    When the reward model shares the policy's tokenizer, it reads the very token ids of the rollout, EOS included: text
+    decoded and encoded again drops EOS and may split differently (TRL #1702). Otherwise it reads the text, through its
+    own chat template for conversations, with its own EOS where the policy ended the answer.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Sequence classifier with one label.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The reward model's tokenizer.
+        policy_tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The policy's tokenizer.
+        name (`str`):
+            Name under which its scores are logged.
+        batch_size (`int`):
+            Sequences per forward call.
+        chat_template_kwargs (`dict`, *optional*):
+            Extra arguments of the chat templates.
+
+    Raises:
+        ValueError: If the model has more than one label, or its padding token equals EOS (the classifier of
+            transformers finds the last real token by the padding id, and would take the one before EOS).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        policy_tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        batch_size: int,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ):
+        if model.config.num_labels != 1:
+            raise ValueError(
+                f"The reward model `{name}` has {model.config.num_labels} labels; PPO needs one score per sequence. "
+                "Train it with `num_labels=1`, or pass a Python function that reduces its outputs to a number."
+            )
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+            raise ValueError(
+                f"The tokenizer of the reward model `{name}` pads with {tokenizer.pad_token!r}, its end-of-sequence "
+                f"token being {tokenizer.eos_token!r}: the score would be read one token too early. Give the reward "
+                "model a padding token of its own (train and save it with one), and pass its tokenizer as "
+                "`reward_processing_classes`."
+            )
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.policy_tokenizer = policy_tokenizer
+        self.__name__ = name
+        self.batch_size = batch_size
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        self.reads_ids = same_tokens(tokenizer, policy_tokenizer)
+        self.normalization = read_score_normalization(model)
+
+    def __call__(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        """Raw scores, one per sequence, in the reward model's own unit."""
+        sequences = self._token_ids(prompts, completions, completion_ids)
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        scores = torch.empty(len(sequences))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            scores[rows] = self._forward([sequences[i] for i in rows])
+        return scores.tolist()
+
+    def _token_ids(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
+    ) -> list[list[int]]:
+        if self.reads_ids:
+            prompt_ids = tokenize_prompts(self.policy_tokenizer, prompts, self.chat_template_kwargs)
+            return [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        if not isinstance(prompts[0], str):
+            conversations = [p + c for p, c in zip(prompts, completions, strict=True)]
+            return self.tokenizer.apply_chat_template(conversations, **self.chat_template_kwargs)["input_ids"]
+        ended = [ids[-1] == self.policy_tokenizer.eos_token_id for ids in completion_ids]
+        eos = self.tokenizer.eos_token
+        texts = [p + c + (eos if e else "") for p, c, e in zip(prompts, completions, ended, strict=True)]
+        return self.tokenizer(texts)["input_ids"]
+
+    @torch.inference_mode()
+    def _forward(self, sequences: Sequence[list[int]]) -> Tensor:
+        batch = self.tokenizer.pad({"input_ids": list(sequences)}, padding_side="right", return_tensors="pt")
+        device = next(self.model.parameters()).device
+        outputs = self.model(
+            input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+        )
+        return outputs.logits[:, 0].float().cpu()
+
+
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Any], chat_template_kwargs: dict[str, Any]
+) -> list[list[int]]:
+    """Token ids of text or conversational prompts, as TRL's online trainers tokenise them for generation."""
+    if isinstance(prompts[0], str):
+        return tokenizer(text=prompts)["input_ids"]
+    return tokenizer.apply_chat_template(
+        prompts, add_generation_prompt=True, tokenize=True, return_dict=True, **chat_template_kwargs
+    )["input_ids"]

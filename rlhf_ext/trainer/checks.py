@@ -1,0 +1,131 @@
+"""Checks of the data and the tokenizer, made before any model is loaded."""
+
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..models.scoring import tokenize_prompts
+from .ppo_config import PPOConfig
+
+# Tokens a chat template may add around the messages; prompts shorter than the context by more are not tokenised.
+_TEMPLATE_MARGIN = 256
+
+
+def load_tokenizer(model: Any, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model id or instance."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    if not name:
+        raise ValueError("The model has no path to load a tokenizer from. Pass the tokenizer as `processing_class`.")
+    return AutoTokenizer.from_pretrained(
+        name, truncation_side="left", padding_side="left", trust_remote_code=trust_remote_code
+    )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a multimodal processor and a tokenizer without EOS."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"PPOTrainer trains language models on text; got a {type(tokenizer).__name__} as `processing_class`. Pass "
+            "the tokenizer (`processor.tokenizer`) if your prompts are text."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has no EOS token, so no completion could ever end. Set `tokenizer.eos_token` to the token "
+            "that ends an answer."
+        )
+
+
+def check_dataset(dataset: Any, name: str) -> None:
+    """Refuse a dataset that is not one, is empty, lacks prompts or holds images."""
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise TypeError(f"`{name}` must be a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}.")
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"`{name}` is empty. Pass at least one prompt.")
+    if "prompt" not in first:
+        raise ValueError(
+            f"`{name}` has no column `prompt`; its columns are {sorted(first)}. Rename the one that holds the prompts: "
+            "`dataset.rename_column(..., 'prompt')`."
+        )
+    images = {"image", "images"} & set(first)
+    if images:
+        raise ValueError(f"`{name}` has a column {sorted(images)}; PPOTrainer trains on text only. Remove the column.")
+    rows = dataset["prompt"] if isinstance(dataset, Dataset) else [first["prompt"]]
+    for i, prompt in enumerate(rows):
+        if not _text(prompt).strip():
+            raise ValueError(f"Row {i} of `{name}` has an empty prompt ({prompt!r}). Remove such rows.")
+
+
+def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> None:
+    """Refuse a prompt that does not fit the model's context together with a completion."""
+    config = (
+        AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+        if isinstance(model, str)
+        else model.config
+    )
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None or not isinstance(dataset, Dataset):
+        return
+    room = context - args.max_completion_length
+    if room <= 0:
+        raise ValueError(
+            f"max_completion_length={args.max_completion_length} leaves no room for a prompt in the model's context of "
+            f"{context} tokens. Lower it."
+        )
+    for i, prompt in enumerate(dataset["prompt"]):
+        # A token covers at least one byte, so short texts need no tokenising.
+        if len(_text(prompt).encode()) + _TEMPLATE_MARGIN <= room:
+            continue
+        length = len(tokenize_prompts(tokenizer, [prompt], args.chat_template_kwargs or {})[0])
+        if length > room:
+            raise ValueError(
+                f"Row {i} of `{name}` has a prompt of {length} tokens; the model's context of {context} tokens minus "
+                f"max_completion_length={args.max_completion_length} leaves {room}. Shorten or drop such prompts."
+            )
+
+
+def check_rollout_size(dataset: Any, args: PPOConfig) -> None:
+    """Refuse a dataset with fewer prompts than one rollout takes: the sampler would yield nothing."""
+    prompts = args.generation_batch_size // args.num_generations
+    if isinstance(dataset, Dataset) and len(dataset) < prompts:
+        raise ValueError(
+            f"`train_dataset` has {len(dataset)} prompts, but one rollout takes {prompts} (generation_batch_size "
+            f"{args.generation_batch_size} / num_generations {args.num_generations}). Pass more prompts or lower "
+            "per_device_train_batch_size or steps_per_generation."
+        )
+
+
+def check_inputs(
+    model: str | PreTrainedModel, args: PPOConfig, train_dataset: Any, eval_dataset: Any, tokenizer: Any
+) -> PreTrainedTokenizerBase:
+    """
+    Everything that can be refused before a model is loaded; returns the tokenizer.
+
+    Raises:
+        TypeError: For a dataset or tokenizer of the wrong type.
+        ValueError: For data that cannot be trained on; the message names the row and the way out.
+    """
+    if train_dataset is None:
+        raise ValueError("`train_dataset` is required: a dataset with a column `prompt`.")
+    named = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, dict):
+        named |= {f"eval_dataset[{key!r}]": value for key, value in eval_dataset.items()}
+    elif eval_dataset is not None:
+        named["eval_dataset"] = eval_dataset
+    for name, dataset in named.items():
+        check_dataset(dataset, name)
+    check_rollout_size(train_dataset, args)
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model, args.trust_remote_code)
+    check_tokenizer(tokenizer)
+    for name, dataset in named.items():
+        check_lengths(dataset, name, model, tokenizer, args)
+    return tokenizer
+
+
+def _text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and prompt:
+        return " ".join(str(message.get("content") or "") for message in prompt)
+    return ""

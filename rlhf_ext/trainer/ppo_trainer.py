@@ -1,0 +1,630 @@
+"""PPO on TRL's online trainer."""
+
+import copy
+import inspect
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import RLOOTrainer
+from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, use_adapter
+
+from ..functional import (
+    KL_ESTIMATORS,
+    apply_missing_eos_penalty,
+    clip_scores,
+    entropy_bonus,
+    explained_variance_from_moments,
+    gae,
+    k1,
+    k3,
+    masked_moments,
+    masked_sum,
+    masked_whiten,
+    moments_to_mean_var,
+    policy_loss,
+    shape_rewards,
+    value_loss,
+)
+from ..kl_control import KLController, auto_beta, make_kl_controller
+from ..models.critic import add_value_head, load_value_head, save_value_head
+from ..models.normalization import read_score_normalization
+from ..models.scoring import RewardModelScorer, load_reward_model
+from ..rollout import Rollout, Sequences
+from .checks import check_inputs, load_tokenizer
+from .ppo_config import PPOConfig
+from .statistics import SequenceTable, UpdateSums
+
+KL_CONTROL_FILE = "kl_control.json"
+
+# Largest |ratio - 1| of the first pass over a rollout. Rounding of another batch shape stays far below; a wrong mask,
+# position, temperature or adapter lies far above.
+FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+
+RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]
+
+
+class TokenOutputs(NamedTuple):
+    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities."""
+
+    logprobs: Tensor
+    entropies: Tensor | None = None
+    values: Tensor | None = None
+    aux_loss: Tensor | None = None
+
+
+class Samples(NamedTuple):
+    """What one call of the generator gave."""
+
+    prompts: list[Any]
+    completions: list[Any]
+    completion_ids: list[list[int]]
+    sequences: Sequences
+    has_eos: Tensor
+
+
+class PPOTrainer(RLOOTrainer):
+    """
+    Proximal policy optimisation against a reward model, with a KL penalty to a reference and a learned critic
+    ([Schulman et al. 2017](https://huggingface.co/papers/1707.06347), [Ziegler et al.
+    2019](https://huggingface.co/papers/1909.08593)).
+
+    Generation, data loading, reward functions, distributed preparation, checkpoints and the completions table are those
+    of [`~trl.RLOOTrainer`]. What differs from the parent:
+
+    - `_generate_and_score_completions`: generate, score, shape rewards, estimate advantages per token;
+    - `_compute_loss`: clipped policy loss per token, value loss, entropy bonus;
+    - `prediction_step`: evaluation measures score, KL and length instead of a loss;
+    - `training_step`: measures the seconds of the update;
+    - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`: also keep the critic and the
+      KL controller.
+
+    Example:
+
+    ```python
+    >>> trainer = PPOTrainer(
+    ...     model="Qwen/Qwen2.5-0.5B-Instruct",
+    ...     reward_funcs="my-reward-model",
+    ...     args=PPOConfig("aligned", kl_target=6.0, kl_unit="sequence"),
+    ...     train_dataset=prompts,
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy.
+        reward_funcs (`str`, [`~transformers.PreTrainedModel`], callable, or a list of them):
+            Reward models (Hub id, folder, or sequence classifier with one label) and Python functions in TRL's sense;
+            their scores are added with `args.reward_weights`.
+        args ([`PPOConfig`], *optional*):
+            Settings.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Prompts, in a column `prompt`: text or conversations. Other columns reach the reward functions.
+        eval_dataset ([`~datasets.Dataset`] or a `dict` of them, *optional*):
+            Held-out prompts for [`~PPOTrainer.evaluate`].
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The policy's tokenizer; by default the one saved with `model`.
+        reward_processing_classes (tokenizer or list, *optional*):
+            Tokenizers of the reward models; by default the ones saved with them.
+        callbacks, optimizers, quantization_config:
+            As in [`~trl.RLOOTrainer`].
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Train an adapter; the reference is then the base model with the adapter off.
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            The reference. By default the initial policy: loaded again for a model id, copied for an instance, and with
+            PEFT the base model or the initial adapter.
+
+    Raises:
+        TypeError, ValueError: For settings, data or tokenizers that cannot work, before a model is loaded.
+        RuntimeError: During training, when the first pass over a rollout does not give a ratio of 1, or the loss is not
+            finite.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    _tag_names = ("trl", "rlhf-ext", "ppo")
+    _name = "PPO"
+    _paper = {  # noqa: RUF012
+        "title": "Fine-Tuning Language Models from Human Preferences",
+        "id": "1909.08593",
+        "citation": textwrap.dedent("""\
+            @article{ziegler2019fine,
+                title        = {{Fine-Tuning Language Models from Human Preferences}},
+                author       = {Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and Dario Amodei and Paul Christiano and Geoffrey Irving},
+                year         = 2019,
+                eprint       = {arXiv:1909.08593},
+            }"""),  # noqa: E501
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: RewardFunc | list[RewardFunc],
+        args: PPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        ref_model: PreTrainedModel | None = None,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = PPOConfig(f"{os.path.basename(name)}-PPO")
+        processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
+        self._measures_kl = args.beta != 0.0
+        is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
+        if ref_model is None and self._measures_kl and is_plain_instance:
+            ref_model = copy.deepcopy(model)
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        tokenizers = reward_processing_classes
+        tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(functions)
+        if len(tokenizers) != len(functions):
+            raise ValueError(
+                f"{len(tokenizers)} reward_processing_classes were passed for {len(functions)} reward_funcs; pass one "
+                "for each (None for a Python function)."
+            )
+        functions = [
+            _as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
+        ]
+        with _beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
+            super().__init__(
+                model=model,
+                reward_funcs=functions,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
+        if ref_model is not None and self._measures_kl:
+            self.ref_model = self._prepare_reference(ref_model)
+        policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
+        self.value_head = add_value_head(policy)
+        for function in self.reward_funcs:
+            if isinstance(function, RewardModelScorer):
+                function.model = self._prepare_frozen(function.model)
+        self._score_affine = _score_affine(self.reward_funcs, args.normalize_scores)
+        self.kl_controller: KLController | None = None
+        self._saved_kl_state: dict[str, Any] | None = None
+        self._update_sums = UpdateSums()
+        self._step_tokens = torch.ones(())
+        self._rollout_seconds = 0.0
+        self._update_seconds = 0.0
+
+    # ---- Models -----------------------------------------------------------------------------------------------------
+
+    def _prepare_reference(self, ref_model: PreTrainedModel) -> nn.Module:
+        if self.args.disable_dropout:
+            disable_dropout_in_model(ref_model)
+        add_fused_lm_head(ref_model, temperature=self.temperature)
+        return self._prepare_frozen(ref_model.eval().requires_grad_(False))
+
+    def _prepare_frozen(self, model: PreTrainedModel) -> nn.Module:
+        if self.is_deepspeed_enabled:
+            return prepare_deepspeed(model, self.accelerator)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(model, self.accelerator)
+        return self.accelerator.prepare_model(model, evaluation_mode=True, device_placement=True)
+
+    def _forward(self, model: nn.Module, sequences: Sequences, rows: slice = slice(None)) -> TokenOutputs:
+        """One forward call; outputs at the completion tokens of `rows`."""
+        input_ids, mask = sequences.model_inputs(rows)
+        length = sequences.completion_ids.size(1)
+        labels = input_ids.masked_fill(~mask, -100)
+        labels[:, :-length] = -100
+        inputs = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
+        if self._takes_position_ids:
+            # Absolute positions must not count the padding on the left, as generation does not (TRL #6800).
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        with self.accelerator.autocast():
+            outputs = model(**inputs, fused_lm_head=True)
+        logprobs = outputs.log_probs[:, -length:]
+        if "state_values" not in outputs:
+            return TokenOutputs(logprobs)
+        entropies, values = outputs.entropy[:, -length:], outputs.state_values[:, -length:]
+        return TokenOutputs(logprobs, entropies, values, outputs.aux_loss)
+
+    @torch.no_grad()
+    def _forward_in_chunks(self, model: nn.Module, sequences: Sequences) -> TokenOutputs:
+        training = self.model.training
+        size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        rows = range(0, sequences.prompt_ids.size(0), size)
+        chunks = [self._forward(model, sequences, slice(i, i + size)) for i in rows]
+        values = None if chunks[0].values is None else torch.cat([c.values for c in chunks])
+        return TokenOutputs(torch.cat([c.logprobs for c in chunks]), values=values)
+
+    def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
+        if not self._measures_kl:
+            return None
+        if self.ref_model is not None:
+            return self._forward_in_chunks(self.ref_model, sequences).logprobs
+        policy = self.accelerator.unwrap_model(self.model)
+        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            return self._forward_in_chunks(self.model, sequences).logprobs
+
+    # ---- Collecting -------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        started = time.perf_counter()
+        with _evaluation_mode(self.model):
+            samples = self._sample(inputs)
+            generated = time.perf_counter()
+            policy = self._forward_in_chunks(self.model, samples.sequences)
+            ref_logprobs = self._reference_logprobs(samples.sequences)
+            raw_scores, scores = self._score(inputs, samples)
+        logprobs = policy.logprobs
+        ref_logprobs = logprobs if ref_logprobs is None else ref_logprobs
+        sequences = self._leave_out(samples, ~scores.isnan())
+        table = self._sequence_table(samples, sequences, scores, raw_scores, logprobs, ref_logprobs)
+        beta = self._current_beta(table)
+
+        kl = KL_ESTIMATORS[self.args.kl_estimator](logprobs, ref_logprobs)
+        mask = sequences.completion_mask
+        rewards = shape_rewards(scores.nan_to_num(0.0), kl, mask, beta, self.args.kl_placement)
+        advantages, returns = gae(rewards, policy.values, mask, self.args.gamma, self.args.lam)
+        if self.args.normalize_advantages:
+            mean, var = moments_to_mean_var(self._reduce(masked_moments(advantages, mask)))
+            advantages = masked_whiten(advantages, mask, mean, var)
+
+        self._log_rollout(samples, table, rewards, policy.values, returns, advantages, mask)
+        self._control_kl(table, beta)
+        finished = time.perf_counter()
+        self._rollout_seconds = finished - started
+        self._append({"time/generate": generated - started, "time/score": finished - generated})
+        return vars(
+            Rollout(
+                **vars(sequences),
+                old_logprobs=logprobs,
+                old_values=policy.values,
+                advantages=advantages,
+                returns=returns,
+            )
+        )
+
+    def _sample(self, inputs: list[dict[str, Any]]) -> Samples:
+        prompts = [example["prompt"] for example in inputs]
+        prompt_ids, completion_ids, completions = self._generate(prompts)
+        device = self.accelerator.device
+        sequences = Sequences.from_lists(prompt_ids, completion_ids, self._tokenizer.pad_token_id, device)
+        has_eos = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids], device=device)
+        return Samples(prompts, completions, completion_ids, sequences, has_eos)
+
+    def _score(self, inputs: list[dict[str, Any]], samples: Samples) -> tuple[Tensor, Tensor]:
+        """
+        Raw and final scores `(B,)` of this rank's sequences; NaN where every reward function abstained.
+
+        The final score is the weighted sum of the centred and scaled scores, minus the penalty for a missing EOS,
+        clipped.
+        """
+        arguments = (inputs, samples.prompts, samples.completions, samples.completion_ids)
+        gathered = self._calculate_rewards(*arguments)
+        if gathered.isnan().all():
+            raise ValueError(
+                "Every reward function returned None or NaN for every completion of the rollout, so there is nothing to "
+                "learn from. Check the reward functions on these prompts."
+            )
+        if gathered.isinf().any():
+            raise ValueError("A reward function returned an infinite score. Scores must be finite numbers or None.")
+        count = len(samples.prompts)
+        own = gathered[self.accelerator.process_index * count :][:count]
+        shift, scale = (x.to(own.device) for x in self._score_affine)
+        weights = self.reward_weights.to(own.device)
+        abstained = own.isnan().all(dim=1)
+        raw = (own * weights).nansum(dim=1).masked_fill(abstained, torch.nan)
+        scores = ((own - shift) / scale * weights).nansum(dim=1).masked_fill(abstained, torch.nan)
+        if self.args.missing_eos_penalty:
+            scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
+        if self.args.score_clip is not None:
+            scores = clip_scores(scores, self.args.score_clip)
+        self._log_completions_table(samples, gathered)
+        return raw, scores
+
+    def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:
+        """The sequences with an empty mask where no score was given, or where truncated ones are to be left out."""
+        keep = scored & samples.has_eos if self.mask_truncated_completions else scored
+        sequences = samples.sequences
+        return Sequences(**{**vars(sequences), "completion_mask": sequences.completion_mask & keep.unsqueeze(1)})
+
+    def _sequence_table(
+        self, samples: Samples, sequences: Sequences, scores: Tensor, raw: Tensor, logprobs: Tensor, ref: Tensor
+    ) -> SequenceTable:
+        mask = sequences.completion_mask
+        columns = [
+            scores,
+            raw,
+            masked_sum(k1(logprobs, ref), mask, dim=1),
+            masked_sum(k3(logprobs, ref), mask, dim=1),
+            mask.sum(1),
+            samples.has_eos,
+        ]
+        table = torch.stack([column.double() for column in columns], dim=1)
+        gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
+        table = gather(table).cpu()
+        table = table[table[:, 4] > 0]
+        if not len(table):
+            raise ValueError(
+                "No completion of the rollout is left to learn from: all were truncated (mask_truncated_completions) or "
+                "not scored. Raise max_completion_length or check the reward functions."
+            )
+        return SequenceTable(*table.unbind(1))
+
+    # ---- KL control -------------------------------------------------------------------------------------------------
+
+    def _current_beta(self, table: SequenceTable) -> float:
+        if self.kl_controller is None:
+            self.kl_controller = self._make_kl_controller(table)
+        return self.kl_controller.beta
+
+    def _make_kl_controller(self, table: SequenceTable) -> KLController:
+        args, state = self.args, self._saved_kl_state
+        beta = args.beta if state is None else state["beta"]
+        if beta == "auto":
+            beta = auto_beta(
+                table.score.std(correction=0).item(), args.kl_target, args.kl_unit, table.length.mean().item()
+            )
+        rollouts = max(1, self.state.max_steps // args.updates_per_rollout)
+        controller = make_kl_controller(
+            args.kl_controller, beta=beta, target=args.kl_target, unit=args.kl_unit, total_rollouts=rollouts
+        )
+        if state is not None:
+            controller.load_state_dict(state)
+        return controller
+
+    def _control_kl(self, table: SequenceTable, beta: float) -> None:
+        if not self._measures_kl or not self.model.training:
+            return
+        controller = self.kl_controller
+        self.beta = controller.update(table.kl_measurement(controller.unit))
+        self._append({"kl/beta": beta} | ({} if controller.target is None else {"kl/target": controller.target}))
+        if controller.wants_stop:
+            raise RuntimeError(
+                "The measured KL was not a finite number for three rollouts in a row. The policy is broken: lower the "
+                "learning rate and start again from an earlier checkpoint."
+            )
+
+    # ---- Updating ---------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        args, rollout = self.args, Rollout(**inputs)
+        mask = rollout.completion_mask
+        num_tokens = self._tokens_of_step()
+        outputs = self._forward(model, rollout)
+        policy = policy_loss(
+            outputs.logprobs, rollout.old_logprobs, rollout.advantages, mask, args.epsilon, num_tokens
+        )
+        value = value_loss(
+            outputs.values, rollout.old_values, rollout.returns, mask, args.value_clip_range, num_tokens
+        )
+        entropy = entropy_bonus(outputs.entropies, mask, num_tokens)
+        loss = policy.loss + args.vf_coef * value.loss - args.entropy_coef * entropy
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
+        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, num_tokens)
+        if (self._step + 1) % self.current_gradient_accumulation_steps == 0:
+            self._finish_update_sums()
+        # Ranks average their gradients, while each loss is already its share of the whole step.
+        return loss * self.accelerator.num_processes
+
+    def _tokens_of_step(self) -> Tensor:
+        """Completion tokens of the whole optimizer step, over all micro-batches and ranks."""
+        size = self.current_gradient_accumulation_steps
+        if self._step % size == 0:
+            first = self._step % self.args.steps_per_generation
+            step = self._buffered_inputs[first : first + size]
+            self._step_tokens = self._reduce(sum(batch["completion_mask"].sum() for batch in step).float()).clamp(
+                min=1
+            )
+        return self._step_tokens
+
+    def _compute_dtype(self) -> torch.dtype:
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return autocast.get(self.accelerator.mixed_precision, self.accelerator.unwrap_model(self.model).dtype)
+
+    def _finish_update_sums(self) -> None:
+        sums = self._reduce(self._update_sums.sums).tolist()
+        ratio_max, deviation = self.accelerator.gather(self._update_sums.maxima.view(1, 2)).amax(dim=0).tolist()
+        self._update_sums = UpdateSums()
+        metrics = dict(zip(UpdateSums.NAMES, sums, strict=True))
+        if not all(map(torch.isfinite, torch.tensor(sums))):
+            raise RuntimeError(
+                f"The loss is not finite ({metrics}); the step is not taken. Lower the learning rate, or look for NaN in "
+                "the model's weights and in the scores. The last checkpoint is untouched."
+            )
+        self._append(metrics)
+        name, train = "policy/ratio_max", self._metrics["train"]
+        train[name] = [max([ratio_max, *train.get(name, [])])]
+        per_rollout = self.args.steps_per_generation * self.num_iterations
+        if self._step % per_rollout < self.current_gradient_accumulation_steps:
+            self._append({"policy/first_pass_deviation": deviation})
+            check_first_pass(deviation, self._compute_dtype())
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        started = time.perf_counter()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._update_seconds += time.perf_counter() - started - self._rollout_seconds
+        self._rollout_seconds = 0.0
+        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+            self._append({"time/update": self._update_seconds})
+            self._update_seconds = 0.0
+        return loss
+
+    # ---- Evaluating -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, None, None]:
+        """Samples answers to held-out prompts and measures score, KL, length and EOS rate; there is no loss."""
+        samples = self._sample(inputs)
+        logprobs = self._forward_in_chunks(self.model, samples.sequences).logprobs
+        ref_logprobs = self._reference_logprobs(samples.sequences)
+        raw_scores, scores = self._score(inputs, samples)
+        sequences = self._leave_out(samples, ~scores.isnan())
+        reference = logprobs if ref_logprobs is None else ref_logprobs
+        table = self._sequence_table(samples, sequences, scores, raw_scores, logprobs, reference)
+        columns = {
+            "objective/score": table.score,
+            "objective/score_raw": table.raw_score,
+            "kl/ref": table.kl,
+            "kl/ref_k3": table.k3,
+            "completions/eos_fraction": table.has_eos,
+        }
+        for name, column in columns.items():
+            # One entry per sequence: the parent's mean over entries is then the mean over prompts.
+            self._metrics["eval"][name].extend(column.tolist())
+        return None, None, None
+
+    # ---- Logging ----------------------------------------------------------------------------------------------------
+
+    def _append(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+
+    def _reduce(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _log_rollout(
+        self,
+        samples: Samples,
+        table: SequenceTable,
+        rewards: Tensor,
+        values: Tensor,
+        returns: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+    ) -> None:
+        residuals = self._reduce(masked_moments(returns - values, mask))
+        targets = self._reduce(masked_moments(returns, mask))
+        total_reward = self._reduce(masked_sum(rewards, mask)).item() / len(table.score)
+        explained = explained_variance_from_moments(residuals, targets).item()
+        self._append(table.metrics() | {"objective/reward": total_reward, "value/explained_variance": explained})
+        means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
+        self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
+
+    def _log_completions_table(self, samples: Samples, gathered_scores: Tensor) -> None:
+        self._logs["prompt"].extend(gather_object(samples.prompts))
+        self._logs["completion"].extend(gather_object(samples.completions))
+        for i, name in enumerate(self.reward_func_names):
+            self._logs["rewards"][name].extend(gathered_scores[:, i].tolist())
+        if not self.model.training:
+            self._logs["advantages"].extend([0.0] * len(gathered_scores))
+
+    # ---- Saving -----------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        save_value_head(self.value_head, output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save and self.kl_controller is not None:
+            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            with open(os.path.join(folder, KL_CONTROL_FILE), "w", encoding="utf-8") as file:
+                json.dump(self.kl_controller.state_dict(), file, indent=2)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_value_head(self.value_head, resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = None if checkpoint is None else os.path.join(checkpoint, KL_CONTROL_FILE)
+        if path is not None and os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                self._saved_kl_state = json.load(file)
+
+
+def check_first_pass(deviation: float, dtype: torch.dtype) -> None:
+    """
+    Refuse to go on when the first pass over a rollout does not reproduce the rollout's log-probabilities.
+
+    Args:
+        deviation (`float`):
+            Largest `|ratio - 1|` over the first minibatch, before any update.
+        dtype (`torch.dtype`):
+            Precision of the forward pass.
+
+    Raises:
+        RuntimeError: If the deviation is above the bound of that precision.
+    """
+    bound = FIRST_PASS_BOUNDS.get(dtype, FIRST_PASS_BOUNDS[torch.bfloat16])
+    if not deviation <= bound:
+        raise RuntimeError(
+            f"The first pass over a rollout gave probability ratios up to {deviation:.3g} away from 1 (at most {bound} is "
+            f"expected in {dtype}), so the update would not compare the policy with the one that generated. Usual "
+            "causes: dropout (keep disable_dropout=True and the dropout of the model's config at 0), padding or position "
+            "ids, another temperature, or another adapter active than during the rollout."
+        )
+
+
+def _as_reward_function(
+    function: RewardFunc, tokenizer: PreTrainedTokenizerBase | None, policy_tokenizer: Any, args: PPOConfig
+) -> Callable[..., list[float | None]]:
+    if not isinstance(function, str | nn.Module):
+        return function
+    model = load_reward_model(function, **(args.model_init_kwargs or {})) if isinstance(function, str) else function
+    name = function if isinstance(function, str) else model.config._name_or_path or "reward_model"
+    scorer = RewardModelScorer(
+        model,
+        tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code),
+        policy_tokenizer,
+        name=os.path.basename(name.rstrip("/")),
+        batch_size=args.per_device_eval_batch_size,
+        chat_template_kwargs=args.chat_template_kwargs,
+    )
+    if isinstance(function, str):
+        scorer.normalization = read_score_normalization(function)
+    return scorer
+
+
+def _score_affine(functions: list[Any], normalize: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each `(functions,)`, by which scores are centred and scaled."""
+    pairs = [(getattr(f, "normalization", None) if normalize else None) or (0.0, 1.0) for f in functions]
+    mean, std = zip(*pairs, strict=True)
+    return torch.tensor(mean), torch.tensor(std)
+
+
+@contextmanager
+def _beta_for_parent(args: PPOConfig, builds_reference: bool) -> Iterator[None]:
+    """The parent reads `beta` only to decide whether to load a reference model."""
+    beta, args.beta = args.beta, 1.0 if builds_reference else 0.0
+    try:
+        yield
+    finally:
+        args.beta = beta
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for everything below `model`, whose own flag tells the parent that this is a training rollout."""
+    if not model.training:
+        yield
+        return
+    for child in model.children():
+        child.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,79 @@
+"""Numbers that are logged: per-sequence tables of a rollout, running sums of an update."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..functional import PolicyLoss, ValueLoss, k3, masked_sum
+from ..kl_control import KLMeasurement
+from ..rollout import Rollout
+
+
+class SequenceTable(NamedTuple):
+    """One value per sequence and column, all `(B,)`; sequences that carry no token or score are not in it."""
+
+    score: Tensor
+    raw_score: Tensor
+    kl: Tensor
+    k3: Tensor
+    length: Tensor
+    has_eos: Tensor
+
+    def kl_measurement(self, unit: str | None) -> KLMeasurement:
+        """KL to the reference, in nats per sequence, or nats per token with `unit="token"`."""
+        per_token = unit == "token"
+        values = self.kl / self.length if per_token else self.kl
+        mean = self.kl.sum() / self.length.sum() if per_token else values.mean()
+        return KLMeasurement(mean=mean.item(), std=values.std(correction=0).item(), num_sequences=len(values))
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged of the sequences of a rollout."""
+        p10, p50, p90 = torch.quantile(self.length, self.length.new_tensor([0.1, 0.5, 0.9])).tolist()
+        return {
+            "objective/score": self.score.mean().item(),
+            "objective/score_std": self.score.std(correction=0).item(),
+            "objective/score_raw": self.raw_score.mean().item(),
+            "kl/ref": self.kl.mean().item(),
+            "kl/ref_token": (self.kl.sum() / self.length.sum()).item(),
+            "kl/ref_k3": self.k3.mean().item(),
+            "completions/length_p10": p10,
+            "completions/length_p50": p50,
+            "completions/length_p90": p90,
+            "completions/eos_fraction": self.has_eos.mean().item(),
+        }
+
+
+class UpdateSums:
+    """
+    Sums over the micro-batches of one optimizer step, kept on the device so that only its end costs a synchronisation.
+    """
+
+    NAMES = ("kl/update", "policy/entropy", "policy/clip_fraction", "value/clip_fraction", "policy/loss", "value/loss")
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.maxima: Tensor | None = None
+
+    def add(
+        self,
+        rollout: Rollout,
+        logprobs: Tensor,
+        entropies: Tensor,
+        policy: PolicyLoss,
+        value: ValueLoss,
+        num_tokens: Tensor,
+    ) -> None:
+        """Add a micro-batch; the first four names are means per token, the losses are already shares of the step."""
+        mask = rollout.completion_mask
+        with torch.no_grad():
+            # KL(old || new) is estimated on samples of the old policy, so the new one takes the reference's place.
+            update_kl = k3(rollout.old_logprobs, logprobs)
+            totals = [
+                masked_sum(x, mask) for x in (update_kl, entropies, policy.clipped.float(), value.clipped.float())
+            ]
+            sums = torch.stack([*(t / num_tokens for t in totals), policy.loss.detach(), value.loss.detach()])
+            ratio = torch.where(mask, policy.ratio, 1.0)
+            maxima = torch.stack([ratio.max(), (ratio - 1).abs().max()])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.maxima = maxima if self.maxima is None else torch.maximum(self.maxima, maxima)

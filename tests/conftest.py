@@ -1,0 +1,113 @@
+"""Tiny random models, built once and without the network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Bytes plus `<pad>`, `<|im_end|>` (EOS) and `<|im_start|>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<pad>", "<|im_end|>", "<|im_start|>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        padding_side="left",
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_config(tokenizer, **overrides):
+    from transformers import LlamaConfig
+
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.2,
+    }
+    return LlamaConfig(**{**settings, **overrides})
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_path(tmp_path_factory, tiny_tokenizer):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = str(tmp_path_factory.mktemp("tiny") / "tiny-policy")
+    LlamaForCausalLM(tiny_config(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_path(tmp_path_factory, tiny_tokenizer):
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    torch.manual_seed(1)
+    folder = str(tmp_path_factory.mktemp("tiny") / "tiny-reward")
+    LlamaForSequenceClassification(tiny_config(tiny_tokenizer, num_labels=1)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def prompts():
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [f"Say {'a' * (i % 5)} {i}" for i in range(32)]})
+
+
+@pytest.fixture
+def ppo_config(tmp_path):
+    """A function that makes a small PPOConfig; keyword arguments override."""
+    from rlhf_ext import PPOConfig
+
+    def make(**overrides):
+        settings = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "steps_per_generation": 2,
+            "num_iterations": 2,
+            "max_completion_length": 8,
+            "max_steps": 8,
+            "learning_rate": 1e-3,
+            "save_strategy": "no",
+            "report_to": [],
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "seed": 1,
+        }
+        return PPOConfig(**{**settings, **overrides})
+
+    return make
