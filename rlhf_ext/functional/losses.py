@@ -108,7 +108,7 @@ def policy_loss(
     if not 0 < epsilon < 1:
         raise ValueError(f"`epsilon` is {epsilon}, expected a number in (0, 1).")
     dtype = result_dtype(logprobs, old_logprobs, advantages)
-    # `where` before `exp`: after it, the backward pass would multiply the 0 of the mask by the NaN of the padding.
+    # `where` on every input, not on the result: the backward pass would multiply the 0 of the mask by NaN on its way.
     log_ratio = torch.where(mask, logprobs.to(dtype) - old_logprobs.detach(), 0)
     weights = torch.where(mask, advantages.detach(), 0).to(dtype)
     ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -56,14 +56,22 @@ def _load_splits(name: str, config: str | None, streaming: bool) -> DatasetDict 
     if path.suffix in _FILE_SUFFIXES:
         return _load_file(path, streaming)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        loaded = load_from_disk(str(path))
-        splits = loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+        splits = _load_saved(path)
         return IterableDatasetDict({k: v.to_iterable_dataset() for k, v in splits.items()}) if streaming else splits
     if path.is_dir():
         return load_dataset(str(path), name=config, streaming=streaming)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"dataset_name: there is no folder {name!r}")
     return load_dataset(name, name=config, streaming=streaming)
+
+
+def _load_saved(path: Path) -> DatasetDict:
+    try:
+        loaded = load_from_disk(str(path))
+    except IndexError as error:
+        # A dataset saved without rows has no files of rows, and `datasets` fails to put none of them together.
+        raise ValueError(f"dataset_name: the dataset saved in {str(path)!r} (or a split of it) is empty") from error
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
 
 
 def _load_file(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict:

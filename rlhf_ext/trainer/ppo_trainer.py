@@ -338,7 +338,7 @@ class PPOTrainer(RLOOTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_completions_table(samples, gathered)
+        self._log_scores(samples, gathered)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:
@@ -523,13 +523,16 @@ class PPOTrainer(RLOOTrainer):
         means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
         self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
 
-    def _log_completions_table(self, samples: Samples, gathered_scores: Tensor) -> None:
+    def _log_scores(self, samples: Samples, gathered: Tensor) -> None:
+        """Mean score of each reward function, and the columns of the completions table."""
         self._logs["prompt"].extend(gather_object(samples.prompts))
         self._logs["completion"].extend(gather_object(samples.completions))
-        for i, name in enumerate(self.reward_func_names):
-            self._logs["rewards"][name].extend(gathered_scores[:, i].tolist())
-        if not self.model.training:
-            self._logs["advantages"].extend([0.0] * len(gathered_scores))
+        mode = "train" if self.model.training else "eval"
+        for name, column in zip(self.reward_func_names, gathered.unbind(1), strict=True):
+            self._logs["rewards"][name].extend(column.tolist())
+            self._metrics[mode][f"rewards/{name}/mean"].append(column.nanmean().item())
+        if mode == "eval":
+            self._logs["advantages"].extend([0.0] * len(gathered))
 
     # ---- Saving -----------------------------------------------------------------------------------------------------
 

