@@ -32,6 +32,7 @@ def gold_scores(completions: Sequence[str]) -> list[float]:
     Raises:
         ImportError: If `vaderSentiment` is not installed.
 
-    Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", 2014.
+    Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
+    2014.
     """
     return [float(_analyzer().polarity_scores(text)["compound"]) for text in completions]

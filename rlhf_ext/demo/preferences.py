@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample. `ids` are the completion's tokens as sampled, EOS included where it was reached; `text` drops EOS."""
+    """One sample: `ids` are the completion's tokens as sampled, EOS included where reached; `text` drops EOS."""
 
     prompt: str
     text: str
@@ -106,7 +106,7 @@ def sample_completions(
 
 
 def preference_probability(gold_first: float, gold_second: float, temperature: float) -> float:
-    """P(first is preferred) = sigmoid((gold_first - gold_second) / temperature), the model of Bradley and Terry (1952)."""
+    """P(first is preferred) = sigmoid((gold_first - gold_second) / temperature) (Bradley and Terry, 1952)."""
     return 1.0 / (1.0 + math.exp((gold_second - gold_first) / temperature))
 
 

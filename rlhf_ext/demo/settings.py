@@ -17,7 +17,7 @@ class DemoSettings:
             Distance from the untouched model that the controller holds, in nats per completion.
         num_rollouts (`int`, *optional*, defaults to `25`):
             PPO rollouts.
-        rollout_size (`int`, *optional*, defaults to `64`):
+        rollout_size (`int`, *optional*, defaults to `32`):
             Prompts in a rollout.
         max_new_tokens (`int`, *optional*, defaults to `16`):
             Longest completion.
@@ -33,7 +33,7 @@ class DemoSettings:
     kl_placement: str = "terminal"
     kl_target: float = 6.0
     num_rollouts: int = 25
-    rollout_size: int = 64
+    rollout_size: int = 32
     max_new_tokens: int = 16
     completions_per_prompt: int = 2
     label_temperature: float = 0.3

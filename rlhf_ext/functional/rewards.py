@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._checks import check_bool, check_masked, check_number, check_shapes
+from ._checks import check_bool, check_number, check_shapes
 from ._precision import result_dtype
 from .masked import masked_sum
 
@@ -120,7 +120,6 @@ def shape_rewards(
         raise ValueError(f"`placement` is {placement!r}, expected one of {PLACEMENTS}.")
     check_number("beta", beta, 0.0)
     check_shapes(2, kl=kl, mask=mask)
-    check_masked(mask, kl=kl)
     check_shapes(1, scores=scores)
     if len(scores) != len(kl):
         raise ValueError(f"`scores` has shape {tuple(scores.shape)}, expected (B,) = ({len(kl)},), the rows of `kl`.")

@@ -168,7 +168,7 @@ class RewardTrainer(trl.RewardTrainer):
         if outputs is None:
             return loss, None, labels
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        return loss, logits.reshape(-1, 2), labels
+        return loss, torch.stack(torch.chunk(logits.squeeze(-1), 2), dim=1), labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as [`~transformers.Trainer.save_model`] does, with `report_card.json` beside the weights."""

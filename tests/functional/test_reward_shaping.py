@@ -64,6 +64,14 @@ def test_without_a_penalty_the_score_stands_alone_at_the_last_token(placement):
 
 
 @pytest.mark.parametrize("placement", ["terminal", "token"])
+def test_half_precision_kl_is_weighted_in_float32(placement):
+    kl = torch.ones(1, 1, dtype=torch.bfloat16)  # bfloat16 has 0.30078 where beta is 0.3
+    rewards = shape_rewards(torch.zeros(1, dtype=torch.bfloat16), kl, kl.bool(), 0.3, placement)
+    assert rewards.dtype == torch.float32
+    assert rewards.item() == pytest.approx(-0.3, rel=1e-6)
+
+
+@pytest.mark.parametrize("placement", ["terminal", "token"])
 def test_a_row_without_tokens_gets_no_reward_even_if_its_score_is_nan(placement):
     mask = torch.tensor([[False, False], [True, True]])
     kl = torch.tensor([[NAN, NAN], [1.0, 1.0]])
