@@ -238,6 +238,8 @@ def test_loss_and_evaluation_are_those_of_trl(tiny_reward_path, held_out, tmp_pa
         config = make_config(tmp_path, max_steps=3, logging_steps=1)
         trainer = trainer_class(tiny_reward_path, config, train_dataset=held_out, eval_dataset=held_out)
         trainer.train()
+        if trainer_class is RewardTrainer:
+            trainer.report_card(held_out.select(range(5)))
         metrics = trainer.evaluate()
         losses.append(
             [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import load_dataset
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_ext import RewardConfig, RewardTrainer
@@ -24,6 +24,7 @@ SMALL = {
     "report_to": "none",
     "save_strategy": "no",
 }
+ROWS = [{"prompt": "ab", "chosen": f"x{'c' * (i % 7)}", "rejected": f"y{'d' * (i % 5)}{i}"} for i in range(75)]
 pytestmark = pytest.mark.slow
 
 
@@ -47,8 +48,7 @@ def write_lines(path: Path, rows: list[dict]) -> str:
 
 @pytest.fixture
 def pairs_file(tmp_path) -> str:
-    rows = [{"prompt": "ab", "chosen": f"x{'c' * (i % 7)}", "rejected": f"y{'d' * (i % 5)}{i}"} for i in range(75)]
-    return write_lines(tmp_path / "pairs.jsonl", rows)
+    return write_lines(tmp_path / "pairs.jsonl", ROWS)
 
 
 @pytest.fixture
@@ -86,16 +86,24 @@ def test_reward_program_saves_an_adapter_with_its_head_and_its_card(reward_recip
     assert "## Report card" in printed and "## Report card" in (out / "README.md").read_text()
 
 
-def test_two_processes_make_the_card_that_one_makes(reward_recipe, tiny_reward_path, tmp_path) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+def test_two_processes_make_the_card_that_one_makes(reward_recipe, tiny_reward_path, tmp_path, streaming) -> None:
     # 11 pairs in batches of 3 on two processes: the last round has 3 and 2 pairs, of which one is repeated to fill up.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     two = ("--multi_gpu", "--num_processes", "2", "--main_process_port", port)
+    if streaming:
+        (tmp_path / "data").mkdir()
+        write_lines(tmp_path / "data" / "train.jsonl", ROWS[:64])
+        write_lines(tmp_path / "data" / "test.jsonl", ROWS[64:])
+        splits = {"dataset_train_split": "train", "dataset_test_split": "test"}
+        reward_recipe |= {"dataset_name": str(tmp_path / "data"), "dataset_streaming": True, **splits}
     printed = launch("reward.py", reward_recipe, tmp_path, *two)
-    assert "'epoch': '0.25'" in printed, "one step of 8 pairs on each of two processes is a quarter of 64"
+    # One step of 8 pairs on each of two processes is a quarter of 64.
+    assert streaming or "'epoch': '0.25'" in printed
     out = Path(reward_recipe["output_dir"])
-    pairs = load_dataset("json", data_files=reward_recipe["dataset_name"], split="train[64:]")
+    pairs = Dataset.from_list(ROWS[64:])
     config = RewardConfig(str(tmp_path / "one"), use_cpu=True, bf16=False, report_to=[])
     one = RewardTrainer(tiny_reward_path, config, train_dataset=pairs, eval_dataset=pairs).report_card()
     card = json.loads((out / "report_card.json").read_text())

@@ -107,7 +107,8 @@ def sample_completions(
 
 def preference_probability(gold_first: float, gold_second: float, temperature: float) -> float:
     """P(first is preferred) = sigmoid((gold_first - gold_second) / temperature) (Bradley and Terry, 1952)."""
-    return 1.0 / (1.0 + math.exp((gold_second - gold_first) / temperature))
+    # tanh instead of exp: no overflow however small the temperature.
+    return 0.5 * (1.0 + math.tanh(0.5 * (gold_first - gold_second) / temperature))
 
 
 def label_pairs(

@@ -124,7 +124,7 @@ TRAIN_TOPICS = (
 HELD_OUT_TOPICS = (
     Topic(
         "health",
-        ("the dentist", "the nurse", "the eye doctor", "the waiting room", "the yoga lesson"),
+        ("the dentist", "the nurse", "the eye doctor", "the hospital corridor", "the yoga lesson"),
         ("sleeping eight hours", "visiting the clinic", "drinking more water"),
     ),
     Topic(
@@ -139,7 +139,7 @@ HELD_OUT_TOPICS = (
     ),
     Topic(
         "visits",
-        ("the birthday cake", "the guest", "the wedding dinner", "the photo album", "the invitation"),
+        ("the birthday cake", "the guest", "the wedding speech", "the photo album", "the invitation"),
         ("hosting the visitors", "dancing on stage", "lighting the candles"),
     ),
     Topic(

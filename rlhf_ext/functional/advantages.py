@@ -87,7 +87,7 @@ def explained_variance_from_moments(residual_moments: Tensor, return_moments: Te
     """
     _, residual_var = moments_to_mean_var(residual_moments)
     mean, var = moments_to_mean_var(return_moments)
-    varies = var > _ROUNDING_VARIANCE * (mean.square() + var)
+    varies = var > _ROUNDING_VARIANCE * mean.square()
     return torch.where(varies, 1 - residual_var / var, torch.nan)
 
 
@@ -113,6 +113,4 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         `ValueError`: if a shape is wrong or `mask` is not boolean.
     """
     check_shapes(2, values=values, returns=returns, mask=mask)
-    check_masked(mask, values=values)
-    residuals = returns.to(result_dtype(returns, values)) - values
-    return explained_variance_from_moments(masked_moments(residuals, mask), masked_moments(returns, mask))
+    return explained_variance_from_moments(masked_moments(returns - values, mask), masked_moments(returns, mask))

@@ -89,6 +89,13 @@ def test_half_precision_values_give_wide_advantages():
     assert advantages[0].tolist() == pytest.approx([0.95, 1.0], rel=1e-6)
 
 
+def test_a_long_completion_does_not_lose_digits():
+    # 10,000 rewards of 0.1 are 1000; summed one by one in float32 they are 999.9029
+    mask = torch.ones(1, 10_000, dtype=torch.bool)
+    _, returns = gae(torch.full((1, 10_000), 0.1), torch.zeros(1, 10_000), mask, gamma=1.0, lam=1.0)
+    assert returns[0, 0].item() == pytest.approx(1000.0, rel=1e-6)
+
+
 def test_a_batch_without_columns_gives_empty_advantages():
     empty = torch.zeros(2, 0)
     advantages, returns = gae(empty, empty, empty.bool())
@@ -131,6 +138,14 @@ def test_a_perfect_critic_explains_all_and_a_constant_one_nothing():
 def test_returns_without_variance_have_no_explained_variance(constant):
     mask = ragged_mask()
     assert explained_variance(torch.randn(6, 6), torch.full((6, 6), constant), mask).isnan()
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_explained_variance_does_not_depend_on_the_unit_of_reward(unit):
+    mask = ragged_mask()
+    values, returns = ragged_values(mask, 37), ragged_values(mask, 38)
+    scaled = explained_variance(values * unit, returns * unit, mask)
+    torch.testing.assert_close(scaled, explained_variance(values, returns, mask), rtol=1e-9, atol=0)
 
 
 def test_an_empty_mask_has_no_explained_variance():
