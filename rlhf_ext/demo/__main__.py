@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(folder: Path, settings: DemoSettings) -> None:
     """All stages in order, each announced; finished ones take no time."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # The demo draws its own bars; those of the libraries below would tear its table.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -1,0 +1,78 @@
+"""The import directions of the design, read from the source and seen in fresh interpreters."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rlhf_ext"
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+# What a part may import besides itself and the standard library.
+ALLOWED = {
+    "functional": {"torch"},
+    "rollout": {"torch"},
+    "kl_control": set(),
+    "report_card": {"numpy", "rlhf_ext.pair_statistics"},
+    "pair_statistics": {"numpy"},
+    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rlhf_ext.report_card"},
+}
+
+
+def part_of(path):
+    relative = path.relative_to(PACKAGE).with_suffix("")
+    return relative.parts[0]
+
+
+def imported(path):
+    """Absolute names of everything a file imports."""
+    package = ("rlhf_ext", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join([*base, *(node.module or "").split(".")]).strip(".")
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_it_may(part):
+    files = [path for path in PACKAGE.rglob("*.py") if part_of(path) == part]
+    assert files
+    for path in files:
+        for name in imported(path):
+            top = name.split(".")[0]
+            inside = name == f"rlhf_ext.{part}" or name.startswith(f"rlhf_ext.{part}.")
+            allowed = {a for a in ALLOWED[part] if name == a or name.startswith(f"{a}.")}
+            assert inside or allowed or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+
+
+def test_only_the_trainer_imports_trl():
+    for path in PACKAGE.rglob("*.py"):
+        if part_of(path) != "trainer":
+            assert not any(name.split(".")[0] == "trl" for name in imported(path)), path
+
+
+def loaded_by(statement):
+    code = f"import sys; {statement}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import rlhf_ext", "import rlhf_ext.kl_control", "import rlhf_ext.report_card"])
+def test_light_parts_load_nothing_heavy(statement):
+    assert not HEAVY & loaded_by(statement)
+
+
+def test_the_mathematics_loads_torch_alone():
+    assert loaded_by("import rlhf_ext.functional") & HEAVY == {"torch"}
+
+
+def test_every_public_name_is_there():
+    import rlhf_ext
+
+    for name in rlhf_ext.__all__:
+        assert getattr(rlhf_ext, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rlhf_ext.nothing  # noqa: B018

@@ -1,0 +1,62 @@
+"""Every shipped recipe is read by the program that it names."""
+
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
+
+
+def program(name):
+    spec = importlib.util.spec_from_file_location(f"program_{name}", ROOT / "trainers" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parser_of(stage):
+    from rlhf_ext import PPOConfig, RewardConfig
+
+    if stage == "ppo":
+        return TrlParser((program("ppo").PPOScriptArguments, PPOConfig, ModelConfig))
+    if stage == "reward":
+        return TrlParser((program("reward").RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig))
+    return TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
+
+
+def test_there_are_recipes_for_every_stage():
+    assert {path.stem.rsplit("-", 1)[1] for path in RECIPES} >= {"sft", "reward", "ppo"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_read_without_leftovers(path, tmp_path):
+    stage = path.stem.rsplit("-", 1)[1]
+    overrides = ["--use_cpu", "true", "--bf16", "false", "--output_dir", str(tmp_path)]
+    *parsed, unknown = parser_of(stage).parse_args_and_config(
+        ["--config", str(path), *overrides], return_remaining_strings=True
+    )
+    assert unknown == []
+    wanted = yaml.safe_load(path.read_text())
+    for name in set(wanted) - {"output_dir"}:
+        holder = next(args for args in parsed if hasattr(args, name))
+        found = getattr(holder, name)
+        assert found == wanted[name] or found == [wanted[name]], name
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_programs_and_recipes_and_no_stray_packages(tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {"rlhf_ext/programs/ppo.py", "rlhf_ext/programs/reward.py", "rlhf_ext/programs/sft.py"} <= set(names)
+    assert {f"rlhf_ext/configs/recipes/{path.name}" for path in RECIPES} <= set(names)
+    assert "rlhf_ext/py.typed" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rlhf_ext"}

@@ -1,0 +1,228 @@
+"""Whole runs on tiny models, and the facts that must hold of them."""
+
+import json
+import os
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_ext import PPOTrainer
+from rlhf_ext.models.scoring import RewardModelScorer
+
+EVERY_ROLLOUT = {
+    "objective/score", "objective/score_raw", "objective/reward", "kl/ref", "kl/ref_token", "kl/ref_k3", "kl/beta",
+    "kl/target", "kl/update", "policy/entropy", "policy/clip_fraction", "policy/ratio_max", "policy/loss",
+    "policy/first_pass_deviation", "value/loss", "value/explained_variance", "value/clip_fraction",
+    "completions/mean_length", "completions/length_p10", "completions/length_p50", "completions/length_p90",
+    "completions/eos_fraction", "grad_norm", "time/generate", "time/score", "time/update",
+}  # fmt: skip
+
+
+def vowels(completions, **_):
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [sum(text.count(v) for v in "aeiou") / 4 for text in texts]
+
+
+def lora(**overrides):
+    settings = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    return LoraConfig(**{**settings, **overrides})
+
+
+def rollout_rows(trainer):
+    return [row for row in trainer.state.log_history if "objective/score" in row]
+
+
+def test_every_rollout_logs_every_metric_once(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(kl_target=6.0, kl_unit="sequence"), prompts)
+    trainer.train()
+    rows = rollout_rows(trainer)
+    assert [row["step"] for row in rows] == [4, 8]
+    for row in rows:
+        assert not EVERY_ROLLOUT - set(row)
+    assert rows[0]["kl/ref"] == 0.0
+    # sigma / sqrt(2 * 6), from the spread of the first rollout's scores
+    assert rows[0]["kl/beta"] == pytest.approx(rows[0]["objective/score_std"] / 12**0.5, rel=1e-6)
+
+
+def test_lora_trains_the_adapter_alone_and_saves_a_loadable_policy(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1), prompts, peft_config=lora())
+    trainer.train()
+    base = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    kept = {
+        k.replace(".base_layer", "").removeprefix("base_model.model."): v
+        for k, v in trainer.model.state_dict().items()
+    }
+    for name, parameter in base.state_dict().items():
+        assert torch.equal(parameter, kept[name])
+    trainer.save_model()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        loaded = PeftModel.from_pretrained(base, trainer.args.output_dir).eval()(ids).logits
+        torch.testing.assert_close(loaded, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
+        with trainer.model.disable_adapter():
+            assert (loaded - trainer.model(ids).logits).abs().max() > 1e-3
+
+
+def test_the_reference_of_an_existing_adapter_is_its_start(tiny_policy_path, prompts, ppo_config):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    policy = get_peft_model(base, lora(init_lora_weights=False))
+    start = {k: v.clone() for k, v in policy.state_dict().items() if ".default." in k}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy_path)
+    trainer = PPOTrainer(policy, vowels, ppo_config(beta=0.1), prompts, processing_class=tokenizer)
+    trainer.train()
+    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
+    state = trainer.model.state_dict()
+    assert any(not torch.equal(state[k], v) for k, v in start.items())
+    for name, value in start.items():
+        assert torch.equal(state[name.replace(".default.", ".ref.")], value)
+
+
+def test_a_policy_instance_without_a_path_keeps_a_copy_as_reference(
+    tiny_policy_path, tiny_tokenizer, prompts, ppo_config
+):
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(2)  # no longer what its path would load
+    trainer = PPOTrainer(policy, vowels, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
+    trainer.train()
+    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_reward_model_reads_the_token_ids_with_eos(tiny_reward_path, tiny_tokenizer):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path).eval()
+    scorer = RewardModelScorer(model, tiny_tokenizer, tiny_tokenizer, "rm", batch_size=2)
+    eos = tiny_tokenizer.eos_token_id
+    completions = [[40, 41, eos], [50], [60, 61, 62, 63]]
+    texts = tiny_tokenizer.batch_decode(completions, skip_special_tokens=True)
+    scores = scorer(["hello", "a", "some words"], texts, completions)
+    with torch.no_grad():
+        for prompt, ids, score in zip(["hello", "a", "some words"], completions, scores, strict=True):
+            row = torch.tensor([tiny_tokenizer(prompt)["input_ids"] + ids])
+            hidden = model.model(row).last_hidden_state[0, -1]
+            assert score == pytest.approx(float(model.score(hidden)), rel=1e-4, abs=1e-5)
+
+
+def test_a_reward_model_with_another_tokenizer_reads_text(tiny_reward_path, tiny_tokenizer):
+    import copy
+
+    other = copy.deepcopy(tiny_tokenizer)
+    other.add_tokens(["extra"])
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path).eval()
+    scorer = RewardModelScorer(model, tiny_tokenizer, other, "rm", batch_size=2)
+    assert not scorer.reads_ids
+    (score,) = scorer(["hello "], ["world"], [[9, 9, other.eos_token_id]])
+    with torch.no_grad():
+        row = torch.tensor([tiny_tokenizer("hello world")["input_ids"] + [tiny_tokenizer.eos_token_id]])
+        assert score == pytest.approx(float(model(row).logits[0, 0]), rel=1e-4, abs=1e-5)
+
+
+def test_stored_numbers_centre_and_scale_the_scores(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
+    model.config.score_mean, model.config.score_std = 0.5, 2.0
+    trainer = PPOTrainer(tiny_policy_path, model, ppo_config(beta=0.1), prompts)
+    trainer.train()
+    for row in rollout_rows(trainer):
+        assert row["objective/score"] == pytest.approx((row["objective/score_raw"] - 0.5) / 2.0, rel=1e-4, abs=1e-5)
+
+
+def test_weights_add_several_reward_functions(tiny_policy_path, prompts, ppo_config):
+    def length(completions, **_):
+        return [float(len(text)) for text in completions]
+
+    trainer = PPOTrainer(tiny_policy_path, [vowels, length], ppo_config(beta=0.1, reward_weights=[2.0, -0.5]), prompts)
+    trainer.train()
+    row = rollout_rows(trainer)[0]
+    expected = 2.0 * row["rewards/vowels/mean"] - 0.5 * row["rewards/length/mean"]
+    assert row["objective/score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_completions_without_a_score_are_left_out(tiny_policy_path, prompts, ppo_config):
+    def half(completions, **_):
+        return [None if i % 2 else 1.0 + i for i in range(len(completions))]
+
+    trainer = PPOTrainer(tiny_policy_path, half, ppo_config(beta=0.1, max_steps=1), prompts)
+    trainer.train()
+    masks = torch.cat([batch["completion_mask"] for batch in trainer._buffered_inputs])
+    assert (masks.sum(1) == 0).sum() == 4
+    advantages = torch.cat([batch["advantages"] for batch in trainer._buffered_inputs])
+    assert (advantages[masks.sum(1) == 0] == 0).all()
+
+
+@pytest.mark.parametrize("num_generations", [1, 2])
+def test_conversations_and_several_answers_per_prompt(num_generations, tiny_policy_path, prompts, ppo_config):
+    chats = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1, num_generations=num_generations), chats)
+    trainer.train()
+    logged = trainer._logs["prompt"]
+    assert len({str(prompt) for prompt in logged}) == 8 // num_generations
+
+
+def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(
+        tiny_policy_path, vowels, ppo_config(beta=0.1), prompts, eval_dataset=prompts.select(range(6))
+    )
+    metrics = trainer.evaluate()
+    assert metrics["eval_kl/ref"] == pytest.approx(0.0, abs=1e-6)
+    assert 0 <= metrics["eval_completions/eos_fraction"] <= 1
+    assert {"eval_objective/score", "eval_objective/score_raw", "eval_completions/mean_length"} <= set(metrics)
+
+
+def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(tiny_policy_path, prompts, ppo_config):
+    from safetensors import safe_open
+
+    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1), prompts)
+    trainer.train()
+    trainer.save_model()
+    folder = trainer.args.output_dir
+    with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
+        assert not [key for key in file.keys() if "value_head" in key]
+    with safe_open(os.path.join(folder, "value_head.safetensors"), "pt") as file:
+        assert torch.equal(file.get_tensor("linear.weight"), trainer.value_head.linear.weight.detach())
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(peft, tiny_policy_path, prompts, ppo_config, tmp_path):
+    def run(folder, **kwargs):
+        args = ppo_config(
+            output_dir=str(folder), save_strategy="steps", save_steps=8, max_steps=16, kl_target=0.5,
+            kl_unit="sequence", kl_controller="multiplicative",
+        )  # fmt: skip
+        trainer = PPOTrainer(tiny_policy_path, vowels, args, prompts, peft_config=lora() if peft else None)
+        trainer.train(**kwargs)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    checkpoint = tmp_path / "whole" / "checkpoint-8"
+    assert json.loads((checkpoint / "kl_control.json").read_text())["kind"] == "multiplicative"
+    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
+    for a, b in zip(rollout_rows(whole)[2:], rollout_rows(resumed)[2:], strict=True):
+        different = {k for k in a if a[k] != b[k] and not k.startswith(("time/", "step_time"))}
+        assert not different
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo_config, tmp_path):
+    args = ppo_config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=4, beta=0.1)
+    PPOTrainer(tiny_policy_path, vowels, args, prompts).train()
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    (checkpoint / "value_head.safetensors").unlink()
+    trainer = PPOTrainer(tiny_policy_path, vowels, args, prompts)
+    with pytest.raises(FileNotFoundError, match="critic cannot be restored"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_prompts_of_one_length_and_gradient_checkpointing_run(tiny_policy_path, ppo_config):
+    data = Dataset.from_dict({"prompt": ["same"] * 16})
+    args = ppo_config(beta=0.1, gradient_checkpointing=True, log_completions=False)
+    trainer = PPOTrainer(tiny_policy_path, vowels, args, data, peft_config=lora())
+    trainer.train()
+    assert rollout_rows(trainer)[0]["policy/first_pass_deviation"] < 1e-4

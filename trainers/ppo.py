@@ -1,0 +1,81 @@
+"""Align a language model with PPO against a reward model.
+
+    accelerate launch trainers/ppo.py --config recipe.yaml
+
+The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
+`model_name_or_path` and `reward_model` are Hub ids or local folders (several reward models separated by commas, weighted
+by `reward_weights`), `dataset_name` a Hub id, a local folder or a JSON lines file with the column `prompt`. On
+`dataset_test_split`, where one is given, score, KL, length and EOS rate are measured after training; of a single file it
+can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`. Rewards in Python are left
+out: write your own program around `PPOTrainer` for them.
+"""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+
+from rlhf_ext import PPOConfig, PPOTrainer, explain_old_names, load_data
+
+
+@dataclass
+class PPOScriptArguments(ScriptArguments):
+    """TRL's data arguments, and the reward model."""
+
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the reward model; several are separated by commas."}
+    )
+    dataset_test_split: str | None = field(
+        default=None, metadata={"help": "Held-out prompts to evaluate on after training; none by default."}
+    )
+
+
+def main() -> None:
+    parser = TrlParser((PPOScriptArguments, PPOConfig, ModelConfig))  # type: ignore[arg-type]
+    script_args, training_args, model_args, unknown = parser.parse_args_and_config(return_remaining_strings=True)
+    names = [name.removeprefix("--").split("=")[0] for name in unknown if name.startswith("--")]
+    if names:
+        parser.error(explain_old_names(names) or f"unknown settings: {', '.join(names)}")
+    if not model_args.model_name_or_path:
+        parser.error("model_name_or_path is not set: give a Hub id or a local folder")
+    if not script_args.reward_model:
+        parser.error("reward_model is not set: give a Hub id or a local folder")
+
+    # Data
+    name, config, streaming = script_args.dataset_name, script_args.dataset_config, script_args.dataset_streaming
+    train_dataset = load_data(name, script_args.dataset_train_split, config, streaming)
+    eval_dataset = None
+    if script_args.dataset_test_split:
+        eval_dataset = load_data(name, script_args.dataset_test_split, config, streaming)
+
+    # Models
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    trainer = PPOTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=[path.strip() for path in script_args.reward_model.split(",")],
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+    # Train, measure and save
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model(training_args.output_dir)
+    trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
+    if eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
