@@ -30,7 +30,7 @@ class PPOScriptArguments(ScriptArguments):
 
 
 def main() -> None:
-    parser = TrlParser((PPOScriptArguments, PPOConfig, ModelConfig))  # type: ignore[arg-type]
+    parser = TrlParser((PPOScriptArguments, PPOConfig, ModelConfig))
     script_args, training_args, model_args, unknown = parser.parse_args_and_config(return_remaining_strings=True)
     names = [name.removeprefix("--").split("=")[0] for name in unknown if name.startswith("--")]
     if names:

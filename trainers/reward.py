@@ -36,7 +36,7 @@ class RewardScriptArguments(ScriptArguments):
 
 
 def main() -> None:
-    parser = TrlParser((RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig))  # type: ignore[arg-type]
+    parser = TrlParser((RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig))
     # An adapter with another task type would not train and not save the score head.
     parser.set_defaults(lora_task_type="SEQ_CLS")
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()

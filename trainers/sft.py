@@ -23,7 +23,7 @@ from rlhf_ext import load_data
 
 
 def main() -> None:
-    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))  # type: ignore[arg-type]
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")

@@ -233,4 +233,4 @@ def _reward_scores(folder: Path, completions: list[Completion]) -> list[float]:
         completion_ids=[c.ids for c in completions],
     )
     mean, std = scorer.normalization or (0.0, 1.0)
-    return [(score - mean) / std for score in raw]
+    return [(score - mean) / std for score in raw if score is not None]

@@ -110,12 +110,12 @@ def policy_loss(
     dtype = result_dtype(logprobs, old_logprobs, advantages)
     # `where` on every input, not on the result: the backward pass would multiply the 0 of the mask by NaN on its way.
     log_ratio = torch.where(mask, logprobs.to(dtype) - old_logprobs.detach(), 0)
-    weights = torch.where(mask, advantages.detach(), 0).to(dtype)
+    weights = torch.where(mask, advantages.detach(), 0)
     ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     unclipped = ratio * weights
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon) * weights
     loss = _per_token(-masked_sum(torch.minimum(unclipped, clipped), mask), mask, num_tokens)
-    return PolicyLoss(loss=loss, ratio=ratio.detach(), clipped=clipped.detach() < unclipped.detach())
+    return PolicyLoss(loss=loss, ratio=ratio.detach(), clipped=clipped < unclipped)
 
 
 def value_loss(
@@ -157,7 +157,7 @@ def value_loss(
     dtype = result_dtype(values, old_values, returns)
     current = torch.where(mask, values, 0).to(dtype)
     old = torch.where(mask, old_values.detach(), 0).to(dtype)
-    target = torch.where(mask, returns.detach(), 0).to(dtype)
+    target = torch.where(mask, returns.detach(), 0)
     error = (current - target).square()
     clipped_error = error
     if clip_range is not None:
@@ -165,7 +165,7 @@ def value_loss(
         # Clamping the value, not the difference, leaves it bit-identical inside the range.
         clipped_error = (current.clamp(old - clip_range, old + clip_range) - target).square()
     loss = _per_token(0.5 * masked_sum(torch.maximum(error, clipped_error), mask), mask, num_tokens)
-    return ValueLoss(loss=loss, clipped=clipped_error.detach() > error.detach())
+    return ValueLoss(loss=loss, clipped=clipped_error > error)
 
 
 def entropy_bonus(entropies: Tensor, mask: Tensor, num_tokens: float | Tensor | None = None) -> Tensor:

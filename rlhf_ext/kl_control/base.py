@@ -78,6 +78,12 @@ class KLController:
         self.invalid_count = 0
 
     @property
+    def _goal(self) -> float:
+        """The target of an adaptive rule, which always has one."""
+        assert self.target is not None
+        return self.target
+
+    @property
     def wants_stop(self) -> bool:
         """Whether three measurements in a row were invalid: training is broken, and beta cannot mend it."""
         return self.invalid_count >= MAX_CONSECUTIVE_INVALID

@@ -112,7 +112,7 @@ class LogPIKLController(KLController):
         self.negative_count = 0
         settings, kl = self.settings, self._smooth(max(measurement.mean, 0.0))
         ahead = kl + settings.lead * self.slope
-        error = _clip(math.log(max(ahead, 0.05 * self.target) / self.target), -1.0, 1.0)
+        error = _clip(math.log(max(ahead, 0.05 * self._goal) / self._goal), -1.0, 1.0)
         change = settings.gain_i * error
         if self.last_error is not None:
             change += settings.gain_p * (error - self.last_error)
@@ -132,16 +132,16 @@ class LogPIKLController(KLController):
         return current
 
     def _held(self, change: float, kl: float, ahead: float, settings: LogPISettings) -> float:
-        below = kl < self.target
+        below = kl < self._goal
         if below and self.step <= settings.warmup:
             self.status = "warmup"
             return 0.0
         arrival = kl + settings.horizon * self.slope
         if below:
-            wrong_way = change > 0 and ahead < self.target
-            held = wrong_way or (change < 0 and arrival >= self.target)
+            wrong_way = change > 0 and ahead < self._goal
+            held = wrong_way or (change < 0 and arrival >= self._goal)
         else:
-            held = change < 0 or (self.slope < 0 and arrival <= self.target)
+            held = change < 0 or (self.slope < 0 and arrival <= self._goal)
         self.status = "hold" if held else "tracking"
         return 0.0 if held else change
 

@@ -42,7 +42,7 @@ class ZieglerKLController(KLController):
         self.horizon = horizon
 
     def _step(self, measurement: KLMeasurement) -> None:
-        error = min(max(measurement.mean / self.target - 1, -0.2), 0.2)
+        error = min(max(measurement.mean / self._goal - 1, -0.2), 0.2)
         self.beta = self.beta * (1 + error * measurement.num_sequences / self.horizon)
         self.status = "tracking"
 
@@ -73,7 +73,7 @@ class MultiplicativeKLController(KLController):
         self.band = band
 
     def _step(self, measurement: KLMeasurement) -> None:
-        ratio = measurement.mean / self.target
+        ratio = measurement.mean / self._goal
         self.status = "hold"
         if ratio > 1 + self.band:
             self._scale(self.factor)

@@ -93,7 +93,7 @@ class RewardModelScorer:
 
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
-    ) -> list[float]:
+    ) -> list[float | None]:
         """Raw scores, one per sequence, in the reward model's own unit."""
         sequences = self._token_ids(prompts, completions, completion_ids)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

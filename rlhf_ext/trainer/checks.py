@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -10,6 +11,10 @@ from .ppo_config import PPOConfig
 
 # Tokens a chat template may add around the messages; prompts shorter than the context by more are not tokenised.
 _TEMPLATE_MARGIN = 256
+
+# Largest |ratio - 1| of the first pass over a rollout. Rounding of another batch shape stays far below; a wrong mask,
+# position, temperature or adapter lies far above.
+FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
 def load_tokenizer(model: Any, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -129,3 +134,26 @@ def _text(prompt: Any) -> str:
     if isinstance(prompt, list) and prompt:
         return " ".join(str(message.get("content") or "") for message in prompt)
     return ""
+
+
+def check_first_pass(deviation: float, dtype: torch.dtype) -> None:
+    """
+    Refuse to go on when the first pass over a rollout does not reproduce the rollout's log-probabilities.
+
+    Args:
+        deviation (`float`):
+            Largest `|ratio - 1|` over the first minibatch, before any update.
+        dtype (`torch.dtype`):
+            Precision of the forward pass.
+
+    Raises:
+        RuntimeError: If the deviation is above the bound of that precision.
+    """
+    bound = FIRST_PASS_BOUNDS.get(dtype, FIRST_PASS_BOUNDS[torch.bfloat16])
+    if not deviation <= bound:
+        raise RuntimeError(
+            f"The first pass over a rollout gave probability ratios up to {deviation:.3g} away from 1 (at most {bound} is "
+            f"expected in {dtype}), so the update would not compare the policy with the one that generated. Usual "
+            "causes: dropout (keep disable_dropout=True and the dropout of the model's config at 0), padding or position "
+            "ids, another temperature, or another adapter active than during the rollout."
+        )

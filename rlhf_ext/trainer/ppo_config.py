@@ -105,7 +105,7 @@ class PPOConfig(RLOOConfig):
         ValueError: For a value out of range or settings that contradict each other.
     """
 
-    logging_steps: float | None = field(  # type: ignore[assignment]
+    logging_steps: float | None = field(
         default=None, metadata={"help": "Optimizer steps between two log lines. Defaults to one line per rollout."}
     )
     num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt."})
@@ -119,7 +119,7 @@ class PPOConfig(RLOOConfig):
     normalize_advantages: bool = field(
         default=True, metadata={"help": "Whiten the advantages over the whole rollout."}
     )
-    beta: float | str | None = field(  # type: ignore[assignment]
+    beta: float | str | None = field(
         default=None, metadata={"help": "Initial weight of the KL penalty, or 'auto' (the default with kl_target)."}
     )
     kl_target: float | None = field(default=None, metadata={"help": "KL to the reference that the controller holds."})
@@ -180,7 +180,7 @@ class PPOConfig(RLOOConfig):
         requested = self.num_generations
         if requested is None or requested < 1:
             raise ValueError(f"num_generations must be at least 1, got {requested}.")
-        self.num_generations_eval = self.num_generations_eval or requested
+        self.num_generations_eval = self.num_generations_eval or requested  # type: ignore[has-type]
         if requested == 1:
             local = self.per_device_train_batch_size * (self.steps_per_generation or self.gradient_accumulation_steps)
             self.num_generations = self.generation_batch_size or local
@@ -215,7 +215,7 @@ class PPOConfig(RLOOConfig):
             )
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target must be positive, got {self.kl_target}.")
-        if self.beta != "auto" and not self.beta >= 0:
+        if not isinstance(self.beta, str) and not self.beta >= 0:
             raise ValueError(f"beta must not be negative, got {self.beta}: it would reward leaving the reference.")
         if self.beta == 0 and self.kl_controller != "fixed":
             raise ValueError("beta=0 switches the reference off; an adaptive kl_controller has nothing to measure.")

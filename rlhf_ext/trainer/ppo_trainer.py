@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -39,28 +39,22 @@ from ..functional import (
 )
 from ..kl_control import KLController, auto_beta, make_kl_controller
 from ..models.critic import add_value_head, load_value_head, save_value_head
-from ..models.normalization import read_score_normalization
-from ..models.scoring import RewardModelScorer, load_reward_model
+from ..models.scoring import RewardModelScorer
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs, load_tokenizer
+from .checks import check_first_pass, check_inputs
 from .ppo_config import PPOConfig
+from .reward_functions import RewardFunc, as_reward_function, score_affine
 from .statistics import SequenceTable, UpdateSums
 
 KL_CONTROL_FILE = "kl_control.json"
-
-# Largest |ratio - 1| of the first pass over a rollout. Rounding of another batch shape stays far below; a wrong mask,
-# position, temperature or adapter lies far above.
-FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
-
-RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
 class TokenOutputs(NamedTuple):
     """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities."""
 
     logprobs: Tensor
-    entropies: Tensor | None = None
-    values: Tensor | None = None
+    entropies: Tensor = None  # type: ignore[assignment]
+    values: Tensor = None  # type: ignore[assignment]
     aux_loss: Tensor | None = None
 
 
@@ -180,7 +174,7 @@ class PPOTrainer(RLOOTrainer):
                 "for each (None for a Python function)."
             )
         functions = [
-            _as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
+            as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
         ]
         with _beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
@@ -203,10 +197,10 @@ class PPOTrainer(RLOOTrainer):
         for function in self.reward_funcs:
             if isinstance(function, RewardModelScorer):
                 function.model = self._prepare_frozen(function.model)
-        self._score_affine = _score_affine(self.reward_funcs, args.normalize_scores)
+        self._score_affine = score_affine(self.reward_funcs, args.normalize_scores)
         self.kl_controller: KLController | None = None
         self._saved_kl_state: dict[str, Any] | None = None
-        self._update_sums = UpdateSums()
+        self._update_sums = UpdateSums(self.accelerator.device)
         self._step_tokens = torch.ones(())
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
@@ -232,7 +226,7 @@ class PPOTrainer(RLOOTrainer):
         length = sequences.completion_ids.size(1)
         labels = input_ids.masked_fill(~mask, -100)
         labels[:, :-length] = -100
-        inputs = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
         if self._takes_position_ids:
             # Absolute positions must not count the padding on the left, as generation does not (TRL #6800).
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
@@ -252,8 +246,10 @@ class PPOTrainer(RLOOTrainer):
         size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
         rows = range(0, sequences.prompt_ids.size(0), size)
         chunks = [self._forward(model, sequences, slice(i, i + size)) for i in rows]
-        values = None if chunks[0].values is None else torch.cat([c.values for c in chunks])
-        return TokenOutputs(torch.cat([c.logprobs for c in chunks]), values=values)
+        outputs = TokenOutputs(torch.cat([chunk.logprobs for chunk in chunks]))
+        if chunks[0].values is None:
+            return outputs
+        return outputs._replace(values=torch.cat([chunk.values for chunk in chunks]))
 
     def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
         if not self._measures_kl:
@@ -278,7 +274,8 @@ class PPOTrainer(RLOOTrainer):
         ref_logprobs = logprobs if ref_logprobs is None else ref_logprobs
         sequences = self._leave_out(samples, ~scores.isnan())
         table = self._sequence_table(samples, sequences, scores, raw_scores, logprobs, ref_logprobs)
-        beta = self._current_beta(table)
+        controller = self._controller_for(table)
+        beta = controller.beta
 
         kl = KL_ESTIMATORS[self.args.kl_estimator](logprobs, ref_logprobs)
         mask = sequences.completion_mask
@@ -289,7 +286,7 @@ class PPOTrainer(RLOOTrainer):
             advantages = masked_whiten(advantages, mask, mean, var)
 
         self._log_rollout(samples, table, rewards, policy.values, returns, advantages, mask)
-        self._control_kl(table, beta)
+        self._control_kl(controller, table)
         finished = time.perf_counter()
         self._rollout_seconds = finished - started
         self._append({"time/generate": generated - started, "time/score": finished - generated})
@@ -372,10 +369,11 @@ class PPOTrainer(RLOOTrainer):
 
     # ---- KL control -------------------------------------------------------------------------------------------------
 
-    def _current_beta(self, table: SequenceTable) -> float:
+    def _controller_for(self, table: SequenceTable) -> KLController:
+        """The controller, made at the first rollout, whose scores decide on `beta="auto"`."""
         if self.kl_controller is None:
             self.kl_controller = self._make_kl_controller(table)
-        return self.kl_controller.beta
+        return self.kl_controller
 
     def _make_kl_controller(self, table: SequenceTable) -> KLController:
         args, state = self.args, self._saved_kl_state
@@ -392,10 +390,10 @@ class PPOTrainer(RLOOTrainer):
             controller.load_state_dict(state)
         return controller
 
-    def _control_kl(self, table: SequenceTable, beta: float) -> None:
-        if not self._measures_kl or not self.model.training:
+    def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
+        if not self._measures_kl:
             return
-        controller = self.kl_controller
+        beta = controller.beta
         self.beta = controller.update(table.kl_measurement(controller.unit))
         self._append({"kl/beta": beta} | ({} if controller.target is None else {"kl/target": controller.target}))
         if controller.wants_stop:
@@ -445,7 +443,7 @@ class PPOTrainer(RLOOTrainer):
     def _finish_update_sums(self) -> None:
         sums = self._reduce(self._update_sums.sums).tolist()
         ratio_max, deviation = self.accelerator.gather(self._update_sums.maxima.view(1, 2)).amax(dim=0).tolist()
-        self._update_sums = UpdateSums()
+        self._update_sums = UpdateSums(self.accelerator.device)
         metrics = dict(zip(UpdateSums.NAMES, sums, strict=True))
         if not all(map(torch.isfinite, torch.tensor(sums))):
             raise RuntimeError(
@@ -557,56 +555,6 @@ class PPOTrainer(RLOOTrainer):
         if path is not None and os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 self._saved_kl_state = json.load(file)
-
-
-def check_first_pass(deviation: float, dtype: torch.dtype) -> None:
-    """
-    Refuse to go on when the first pass over a rollout does not reproduce the rollout's log-probabilities.
-
-    Args:
-        deviation (`float`):
-            Largest `|ratio - 1|` over the first minibatch, before any update.
-        dtype (`torch.dtype`):
-            Precision of the forward pass.
-
-    Raises:
-        RuntimeError: If the deviation is above the bound of that precision.
-    """
-    bound = FIRST_PASS_BOUNDS.get(dtype, FIRST_PASS_BOUNDS[torch.bfloat16])
-    if not deviation <= bound:
-        raise RuntimeError(
-            f"The first pass over a rollout gave probability ratios up to {deviation:.3g} away from 1 (at most {bound} is "
-            f"expected in {dtype}), so the update would not compare the policy with the one that generated. Usual "
-            "causes: dropout (keep disable_dropout=True and the dropout of the model's config at 0), padding or position "
-            "ids, another temperature, or another adapter active than during the rollout."
-        )
-
-
-def _as_reward_function(
-    function: RewardFunc, tokenizer: PreTrainedTokenizerBase | None, policy_tokenizer: Any, args: PPOConfig
-) -> Callable[..., list[float | None]]:
-    if not isinstance(function, str | nn.Module):
-        return function
-    model = load_reward_model(function, **(args.model_init_kwargs or {})) if isinstance(function, str) else function
-    name = function if isinstance(function, str) else model.config._name_or_path or "reward_model"
-    scorer = RewardModelScorer(
-        model,
-        tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code),
-        policy_tokenizer,
-        name=os.path.basename(name.rstrip("/")),
-        batch_size=args.per_device_eval_batch_size,
-        chat_template_kwargs=args.chat_template_kwargs,
-    )
-    if isinstance(function, str):
-        scorer.normalization = read_score_normalization(function)
-    return scorer
-
-
-def _score_affine(functions: list[Any], normalize: bool) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, each `(functions,)`, by which scores are centred and scaled."""
-    pairs = [(getattr(f, "normalization", None) if normalize else None) or (0.0, 1.0) for f in functions]
-    mean, std = zip(*pairs, strict=True)
-    return torch.tensor(mean), torch.tensor(std)
 
 
 @contextmanager

@@ -51,9 +51,9 @@ class UpdateSums:
 
     NAMES = ("kl/update", "policy/entropy", "policy/clip_fraction", "value/clip_fraction", "policy/loss", "value/loss")
 
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None
-        self.maxima: Tensor | None = None
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self.NAMES), device=device)
+        self.maxima = torch.zeros(2, device=device)
 
     def add(
         self,
@@ -75,5 +75,5 @@ class UpdateSums:
             sums = torch.stack([*(t / num_tokens for t in totals), policy.loss.detach(), value.loss.detach()])
             ratio = torch.where(mask, policy.ratio, 1.0)
             maxima = torch.stack([ratio.max(), (ratio - 1).abs().max()])
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.maxima = maxima if self.maxima is None else torch.maximum(self.maxima, maxima)
+        self.sums = self.sums + sums
+        self.maxima = torch.maximum(self.maxima, maxima)

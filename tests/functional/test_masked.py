@@ -111,6 +111,18 @@ def test_half_precision_is_summed_and_returned_wide(dtype):
     assert total.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("function", [masked_sum, masked_mean, masked_var, masked_whiten])
+def test_the_type_that_came_in_goes_out(function, dtype):
+    assert function(VALUES.to(dtype), MASK).dtype == dtype
+
+
+def test_rounding_never_makes_a_variance_negative():
+    # one value of 1 whose square was rounded down by the last bit of float64
+    _, var = moments_to_mean_var(torch.tensor([1.0, 1.0, 1.0 - 2.0**-53], dtype=torch.float64))
+    assert var.item() == 0.0
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(numbers, min_size=1, max_size=12), st.integers(0, 3), st.integers(0, 3))
 def test_statistics_match_the_standard_library_whatever_the_padding(row, left, right):

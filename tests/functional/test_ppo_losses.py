@@ -14,7 +14,6 @@ from references import (
 )
 
 from rlhf_ext.functional import (
-    MAX_LOG_RATIO,
     entropy_bonus,
     policy_loss,
     preference_loss,
@@ -114,7 +113,8 @@ def test_a_broken_batch_gives_a_huge_but_finite_loss(jump):
     logprobs = torch.tensor([[-1.0 + jump]], requires_grad=True)
     result = policy_loss(logprobs, torch.tensor([[-1.0]]), torch.tensor([[-1.0]]), ONE_ROW[:, :1], 0.1)
     result.loss.backward()
-    assert result.ratio.item() == pytest.approx(math.exp(math.copysign(MAX_LOG_RATIO, jump)), rel=1e-5)
+    # exp(20) = 4.851652e8, exp(-20) = 2.061154e-9
+    assert result.ratio.item() == pytest.approx(4.851652e8 if jump > 0 else 2.061154e-9, rel=1e-5)
     assert result.loss.isfinite() and logprobs.grad.isfinite().all()
 
 
@@ -126,6 +126,33 @@ def test_nothing_but_the_trained_tensor_gets_a_gradient():
     tensors[0].grad = None
     value_loss(*tensors, mask, 0.1).loss.backward()
     assert tensors[0].grad is not None and tensors[1].grad is None and tensors[2].grad is None
+
+
+def test_half_precision_losses_are_computed_in_float32():
+    # bfloat16 has steps of 1/16 near 10 and 1/8 near 20
+    def half(x):
+        return torch.tensor([[x]], dtype=torch.bfloat16)
+
+    mask = ONE_ROW[:, :1]
+    # 1/8 + 1/1024 is a bfloat16, 10 minus it is not
+    ratio = policy_loss(half(-0.1259765625), half(-10.0), half(1.0), mask, 0.1).ratio
+    assert ratio.dtype == torch.float32
+    assert ratio.log().item() == pytest.approx(10 - 0.1259765625, rel=1e-6)
+    # clipped at 10 + 0.1: (10.1 - 30)^2 / 2 = 198.005
+    assert value_loss(half(20.0), half(10.0), half(30.0), mask, 0.1).loss.item() == pytest.approx(198.005, rel=1e-6)
+    # (20.125 - 0.1259765625)^2 / 2 = 199.98047
+    assert value_loss(half(20.125), half(0.0), half(0.1259765625), mask).loss.item() == pytest.approx(
+        199.98047, rel=1e-6
+    )
+    # log(1 + exp(d)) = d + exp(-d) up to exp(-2 d), d = 10 - 0.1259765625 = 9.8740234: 9.8740749
+    loss = preference_loss(half(0.1259765625)[0], half(10.0)[0])
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(9.8740749, rel=1e-6)
+
+
+def test_the_ratio_carries_no_graph():
+    logprobs = torch.zeros(1, 4, requires_grad=True)
+    assert not policy_loss(logprobs, torch.zeros(1, 4), torch.ones(1, 4), ONE_ROW, 0.1).ratio.requires_grad
 
 
 def policy(tensors, mask, n):
@@ -209,6 +236,14 @@ def test_a_micro_batch_without_tokens_costs_nothing():
     nothing = torch.zeros(1, 4, dtype=torch.bool)
     for num_tokens in (None, 0, torch.tensor(0), 7):
         assert entropy_bonus(torch.full((1, 4), NAN), nothing, num_tokens).item() == 0
+
+
+@pytest.mark.parametrize("num_tokens", [0.5, torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)])
+def test_a_token_count_may_be_a_fraction_and_keeps_the_type_of_the_loss(num_tokens):
+    # a trainer that averages over ranks divides by tokens / ranks; 4 * 0.25 / 0.5 = 2
+    loss = entropy_bonus(torch.full((1, 4), 0.25), ONE_ROW, num_tokens)
+    assert loss.item() == 2.0
+    assert loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("num_tokens", [0, -3.0, NAN, torch.tensor(0)])

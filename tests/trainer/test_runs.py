@@ -21,9 +21,9 @@ EVERY_ROLLOUT = {
 }  # fmt: skip
 
 
-def vowels(completions, **_):
+def code_points(completions, **_):
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-    return [sum(text.count(v) for v in "aeiou") / 4 for text in texts]
+    return [sum(ord(character) % 7 for character in text) / 10 for text in texts]
 
 
 def lora(**overrides):
@@ -36,7 +36,7 @@ def rollout_rows(trainer):
 
 
 def test_every_rollout_logs_every_metric_once(tiny_policy_path, prompts, ppo_config):
-    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(kl_target=6.0, kl_unit="sequence"), prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(kl_target=6.0, kl_unit="sequence"), prompts)
     trainer.train()
     rows = rollout_rows(trainer)
     assert [row["step"] for row in rows] == [4, 8]
@@ -48,7 +48,7 @@ def test_every_rollout_logs_every_metric_once(tiny_policy_path, prompts, ppo_con
 
 
 def test_lora_trains_the_adapter_alone_and_saves_a_loadable_policy(tiny_policy_path, prompts, ppo_config):
-    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1), prompts, peft_config=lora())
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts, peft_config=lora())
     trainer.train()
     base = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
     kept = {
@@ -72,7 +72,7 @@ def test_the_reference_of_an_existing_adapter_is_its_start(tiny_policy_path, pro
     policy = get_peft_model(base, lora(init_lora_weights=False))
     start = {k: v.clone() for k, v in policy.state_dict().items() if ".default." in k}
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy_path)
-    trainer = PPOTrainer(policy, vowels, ppo_config(beta=0.1), prompts, processing_class=tokenizer)
+    trainer = PPOTrainer(policy, code_points, ppo_config(beta=0.1), prompts, processing_class=tokenizer)
     trainer.train()
     assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
     state = trainer.model.state_dict()
@@ -87,7 +87,7 @@ def test_a_policy_instance_without_a_path_keeps_a_copy_as_reference(
     policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
     with torch.no_grad():
         policy.lm_head.weight.mul_(2)  # no longer what its path would load
-    trainer = PPOTrainer(policy, vowels, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
+    trainer = PPOTrainer(policy, code_points, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
     trainer.train()
     assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
 
@@ -133,10 +133,12 @@ def test_weights_add_several_reward_functions(tiny_policy_path, prompts, ppo_con
     def length(completions, **_):
         return [float(len(text)) for text in completions]
 
-    trainer = PPOTrainer(tiny_policy_path, [vowels, length], ppo_config(beta=0.1, reward_weights=[2.0, -0.5]), prompts)
+    trainer = PPOTrainer(
+        tiny_policy_path, [code_points, length], ppo_config(beta=0.1, reward_weights=[2.0, -0.5]), prompts
+    )
     trainer.train()
     row = rollout_rows(trainer)[0]
-    expected = 2.0 * row["rewards/vowels/mean"] - 0.5 * row["rewards/length/mean"]
+    expected = 2.0 * row["rewards/code_points/mean"] - 0.5 * row["rewards/length/mean"]
     assert row["objective/score"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -155,7 +157,7 @@ def test_completions_without_a_score_are_left_out(tiny_policy_path, prompts, ppo
 @pytest.mark.parametrize("num_generations", [1, 2])
 def test_conversations_and_several_answers_per_prompt(num_generations, tiny_policy_path, prompts, ppo_config):
     chats = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
-    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1, num_generations=num_generations), chats)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1, num_generations=num_generations), chats)
     trainer.train()
     logged = trainer._logs["prompt"]
     assert len({str(prompt) for prompt in logged}) == 8 // num_generations
@@ -163,7 +165,7 @@ def test_conversations_and_several_answers_per_prompt(num_generations, tiny_poli
 
 def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_config):
     trainer = PPOTrainer(
-        tiny_policy_path, vowels, ppo_config(beta=0.1), prompts, eval_dataset=prompts.select(range(6))
+        tiny_policy_path, code_points, ppo_config(beta=0.1), prompts, eval_dataset=prompts.select(range(6))
     )
     metrics = trainer.evaluate()
     assert metrics["eval_kl/ref"] == pytest.approx(0.0, abs=1e-6)
@@ -174,7 +176,7 @@ def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_con
 def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(tiny_policy_path, prompts, ppo_config):
     from safetensors import safe_open
 
-    trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
     trainer.train()
     trainer.save_model()
     folder = trainer.args.output_dir
@@ -195,7 +197,7 @@ def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(peft, tiny_policy_p
             output_dir=str(folder), save_strategy="steps", save_steps=8, max_steps=16, kl_target=0.5,
             kl_unit="sequence", kl_controller="multiplicative",
         )  # fmt: skip
-        trainer = PPOTrainer(tiny_policy_path, vowels, args, prompts, peft_config=lora() if peft else None)
+        trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts, peft_config=lora() if peft else None)
         trainer.train(**kwargs)
         return trainer
 
@@ -212,10 +214,10 @@ def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(peft, tiny_policy_p
 
 def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo_config, tmp_path):
     args = ppo_config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=4, beta=0.1)
-    PPOTrainer(tiny_policy_path, vowels, args, prompts).train()
+    PPOTrainer(tiny_policy_path, code_points, args, prompts).train()
     checkpoint = tmp_path / "run" / "checkpoint-4"
     (checkpoint / "value_head.safetensors").unlink()
-    trainer = PPOTrainer(tiny_policy_path, vowels, args, prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
     with pytest.raises(FileNotFoundError, match="critic cannot be restored"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 
@@ -223,6 +225,6 @@ def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo
 def test_prompts_of_one_length_and_gradient_checkpointing_run(tiny_policy_path, ppo_config):
     data = Dataset.from_dict({"prompt": ["same"] * 16})
     args = ppo_config(beta=0.1, gradient_checkpointing=True, log_completions=False)
-    trainer = PPOTrainer(tiny_policy_path, vowels, args, data, peft_config=lora())
+    trainer = PPOTrainer(tiny_policy_path, code_points, args, data, peft_config=lora())
     trainer.train()
     assert rollout_rows(trainer)[0]["policy/first_pass_deviation"] < 1e-4

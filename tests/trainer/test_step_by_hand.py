@@ -106,7 +106,7 @@ def step_by_hand(policy, reference, head, rollout, scores):
 
 
 def test_two_steps_equal_plain_torch(tiny_policy_path, prompts, ppo_config):
-    trainer, policy, reference = make_trainer(tiny_policy_path, prompts, ppo_config)
+    trainer, *_ = make_trainer(tiny_policy_path, prompts, ppo_config)
     with torch.no_grad():
         trainer.value_head.linear.weight.normal_(generator=torch.Generator().manual_seed(3))
     steps = []

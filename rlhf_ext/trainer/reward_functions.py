@@ -1,0 +1,44 @@
+"""Reward models and Python functions, as the reward functions that TRL's trainers call."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..models.normalization import read_score_normalization
+from ..models.scoring import RewardModelScorer, load_reward_model
+from .checks import load_tokenizer
+from .ppo_config import PPOConfig
+
+RewardFunc: TypeAlias = "str | PreTrainedModel | Callable[..., list[float | None]]"
+
+
+def as_reward_function(
+    function: RewardFunc, tokenizer: PreTrainedTokenizerBase | None, policy_tokenizer: Any, args: PPOConfig
+) -> Callable[..., list[float | None]]:
+    """A Python function as it is; a reward model, loaded where it is named, behind a [`RewardModelScorer`]."""
+    if not isinstance(function, str | nn.Module):
+        return function
+    model = load_reward_model(function, **(args.model_init_kwargs or {})) if isinstance(function, str) else function
+    name = function if isinstance(function, str) else str(getattr(model.config, "_name_or_path", "") or "reward_model")
+    scorer = RewardModelScorer(
+        model,
+        tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code),
+        policy_tokenizer,
+        name=os.path.basename(name.rstrip("/")),
+        batch_size=args.per_device_eval_batch_size,
+        chat_template_kwargs=args.chat_template_kwargs,
+    )
+    if isinstance(function, str):
+        scorer.normalization = read_score_normalization(function)
+    return scorer
+
+
+def score_affine(functions: list[Any], normalize: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each `(functions,)`, by which scores are centred and scaled."""
+    pairs = [(getattr(f, "normalization", None) if normalize else None) or (0.0, 1.0) for f in functions]
+    mean, std = zip(*pairs, strict=True)
+    return torch.tensor(mean), torch.tensor(std)
