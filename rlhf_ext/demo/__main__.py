@@ -57,10 +57,12 @@ def run(folder: Path, settings: DemoSettings) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # The demo draws its own bars; those of the libraries below would tear its table.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from datasets import disable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    disable_progress_bars()
     from . import stages
     from .model import bundled_model
     from .report import write_report

@@ -13,7 +13,7 @@ from ..models.scoring import RewardModelScorer, load_reward_model
 from .checks import load_tokenizer
 from .ppo_config import PPOConfig
 
-RewardFunc: TypeAlias = "str | PreTrainedModel | Callable[..., list[float | None]]"
+RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
 def as_reward_function(
