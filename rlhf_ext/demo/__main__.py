@@ -1,6 +1,7 @@
 """`python -m rlhf_ext.demo`: a whole RLHF run on a real model, without the network."""
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -140,7 +141,8 @@ def table_callback():  # type: ignore[no-untyped-def]
                 "rollout": state.global_step // args.updates_per_rollout,
                 "seconds": time.monotonic() - self.started,
             }
-            values = [own[name] if key is None else logs[key] for name, key, _ in COLUMNS]
+            logged = {key: math.nan if value is None else value for key, value in logs.items()}
+            values = [own[name] if key is None else logged[key] for name, key, _ in COLUMNS]
             print(
                 "      " + " ".join(form.format(v) for v, (_, _, form) in zip(values, COLUMNS, strict=True)),
                 flush=True,
