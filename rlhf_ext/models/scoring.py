@@ -33,6 +33,23 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
 
 
+def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """
+    Refuse a reward model's tokenizer whose padding hides EOS.
+
+    Raises:
+        ValueError: If the padding token is missing or equals EOS: the classifier of transformers finds the last real
+            token by the padding id, and would take the one before EOS.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            f"The tokenizer of the reward model `{name}` pads with {tokenizer.pad_token!r}, its end-of-sequence "
+            f"token being {tokenizer.eos_token!r}: the score would be read one token too early. Give the reward "
+            "model a padding token of its own (train and save it with one), and pass its tokenizer as "
+            "`reward_processing_classes`."
+        )
+
+
 class RewardModelScorer:
     """
     A reward function in TRL's sense that wraps a reward model.
@@ -56,8 +73,8 @@ class RewardModelScorer:
             Extra arguments of the chat templates.
 
     Raises:
-        ValueError: If the model has more than one label, or its padding token equals EOS (the classifier of
-            transformers finds the last real token by the padding id, and would take the one before EOS).
+        ValueError: If the model has more than one label, or its padding token equals EOS (see
+            [`check_reward_tokenizer`]).
     """
 
     def __init__(
@@ -74,13 +91,7 @@ class RewardModelScorer:
                 f"The reward model `{name}` has {model.config.num_labels} labels; PPO needs one score per sequence. "
                 "Train it with `num_labels=1`, or pass a Python function that reduces its outputs to a number."
             )
-        if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-            raise ValueError(
-                f"The tokenizer of the reward model `{name}` pads with {tokenizer.pad_token!r}, its end-of-sequence "
-                f"token being {tokenizer.eos_token!r}: the score would be read one token too early. Give the reward "
-                "model a padding token of its own (train and save it with one), and pass its tokenizer as "
-                "`reward_processing_classes`."
-            )
+        check_reward_tokenizer(tokenizer, name)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.normalization import read_score_normalization
-from ..models.scoring import RewardModelScorer, load_reward_model
+from ..models.scoring import RewardModelScorer, check_reward_tokenizer, load_reward_model
 from .checks import load_tokenizer
 from .ppo_config import PPOConfig
 
@@ -22,13 +22,16 @@ def as_reward_function(
     """A Python function as it is; a reward model, loaded where it is named, behind a [`RewardModelScorer`]."""
     if not isinstance(function, str | nn.Module):
         return function
+    path = function if isinstance(function, str) else str(getattr(function.config, "_name_or_path", ""))
+    name = os.path.basename(path.rstrip("/")) or "reward_model"
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code)
+    check_reward_tokenizer(tokenizer, name)
     model = load_reward_model(function, **(args.model_init_kwargs or {})) if isinstance(function, str) else function
-    name = function if isinstance(function, str) else str(getattr(model.config, "_name_or_path", "") or "reward_model")
     scorer = RewardModelScorer(
         model,
-        tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code),
+        tokenizer,
         policy_tokenizer,
-        name=os.path.basename(name.rstrip("/")),
+        name=name,
         batch_size=args.per_device_eval_batch_size,
         chat_template_kwargs=args.chat_template_kwargs,
     )

@@ -21,12 +21,14 @@ def test_a_healthy_start_moves_away_from_ratio_one_epoch_by_epoch(tiny_policy_pa
     trainer.train()
     rows = [row for row in trainer.state.log_history if "kl/update" in row]
     kl = [row["kl/update"] for row in rows]
+    clipped = [row["policy/clip_fraction"] for row in rows]
+    print("kl/update", *(f"{x:.4f}" for x in kl), "clip fraction", *(f"{x:.3f}" for x in clipped))
     assert len(kl) == 4
     assert kl[0] == pytest.approx(0.0, abs=1e-8)
     assert rows[0]["policy/ratio_max"] == pytest.approx(1.0, abs=1e-4)
     assert rows[0]["policy/first_pass_deviation"] < 1e-4
     assert kl[1] < kl[2] < kl[3]
-    assert all(row["policy/clip_fraction"] < 0.3 for row in rows)
+    assert max(clipped) < 0.3
 
 
 def test_the_self_test_stops_a_run_with_dropout(tiny_policy_path, prompts, ppo_config):
