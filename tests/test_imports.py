@@ -28,7 +28,7 @@ def part_of(path):
 
 def imported(path):
     """Absolute names of everything a file imports."""
-    package = ("rlhf_ext", *path.relative_to(PACKAGE).parent.parts)
+    package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,6 +53,18 @@ def test_only_the_trainer_imports_trl():
     for path in PACKAGE.rglob("*.py"):
         if part_of(path) != "trainer":
             assert not any(name.split(".")[0] == "trl" for name in imported(path)), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "trainers").glob("*.py")), ids=lambda path: path.name)
+def test_a_program_imports_trl_and_public_names_alone(path):
+    import rlhf_ext
+
+    for name in imported(path):
+        top = name.split(".")[0]
+        assert name == "rlhf_ext" or top in {"trl", "datasets", "transformers"} | sys.stdlib_module_names, name
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "rlhf_ext":
+            assert {alias.name for alias in node.names} <= set(rlhf_ext.__all__)
 
 
 def loaded_by(statement):

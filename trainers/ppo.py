@@ -3,11 +3,11 @@
     accelerate launch trainers/ppo.py --config recipe.yaml
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
-`model_name_or_path` and `reward_model` are Hub ids or local folders (several reward models separated by commas, weighted
-by `reward_weights`), `dataset_name` a Hub id, a local folder or a JSON lines file with the column `prompt`. On
-`dataset_test_split`, where one is given, score, KL, length and EOS rate are measured after training; of a single file it
-can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`. Rewards in Python are left
-out: write your own program around `PPOTrainer` for them.
+`model_name_or_path` and `reward_model` are Hub ids or local folders (several reward models as a list or separated by
+commas, weighted by `reward_weights`), `dataset_name` a Hub id, a local folder or a JSON lines file with the column
+`prompt`. On `dataset_test_split`, where one is given, score, KL, length and EOS rate are measured after training; of a
+single file it can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`. Rewards in
+Python are left out: write your own program around `PPOTrainer` for them.
 """
 
 from dataclasses import dataclass, field
@@ -21,12 +21,17 @@ from rlhf_ext import PPOConfig, PPOTrainer, explain_old_names, load_data
 class PPOScriptArguments(ScriptArguments):
     """TRL's data arguments, and the reward model."""
 
-    reward_model: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the reward model; several are separated by commas."}
+    reward_model: list[str] | None = field(
+        default=None, metadata={"help": "Hub id or folder of the reward model; several as a list or with commas."}
     )
     dataset_test_split: str | None = field(
         default=None, metadata={"help": "Held-out prompts to evaluate on after training; none by default."}
     )
+
+    def __post_init__(self) -> None:
+        # A recipe gives a string or a list, the command line always a list.
+        given = [self.reward_model] if isinstance(self.reward_model, str) else self.reward_model or []
+        self.reward_model = [path.strip() for item in given for path in item.split(",") if path.strip()]
 
 
 def main() -> None:
@@ -56,7 +61,7 @@ def main() -> None:
     }
     trainer = PPOTrainer(
         model=model_args.model_name_or_path,
-        reward_funcs=[path.strip() for path in script_args.reward_model.split(",")],
+        reward_funcs=script_args.reward_model,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,

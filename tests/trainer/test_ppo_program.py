@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def recipe(tmp_path, tiny_policy_path, tiny_reward_path):
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
     return {
         "model_name_or_path": tiny_policy_path,
-        "reward_model": tiny_reward_path,
+        "reward_model": [tiny_reward_path, tiny_reward_path],
         "dataset_name": "prompts.jsonl",
         "dataset_train_split": "train[:16]",
         "dataset_test_split": "train[16:]",
@@ -44,6 +45,13 @@ def recipe(tmp_path, tiny_policy_path, tiny_reward_path):
         "gradient_checkpointing": False,
         "dtype": "float32",
     }
+
+
+@pytest.mark.parametrize("given", ["a/b, c", ["a/b", "c"], ["a/b,c"]], ids=["string", "list", "command-line"])
+def test_several_reward_models_are_given_as_a_list_or_with_commas(given):
+    arguments = runpy.run_path(str(PROGRAM))["PPOScriptArguments"]
+    assert arguments(reward_model=given).reward_model == ["a/b", "c"]
+    assert arguments().reward_model == []
 
 
 @pytest.mark.slow
