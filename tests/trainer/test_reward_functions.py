@@ -1,0 +1,63 @@
+"""Reward models as reward functions: what they are loaded with, and under which names they are logged."""
+
+import shutil
+
+import pytest
+
+from rlhf_ext.trainer import reward_functions
+from rlhf_ext.trainer.reward_functions import as_reward_function
+
+
+@pytest.fixture
+def loaded_with(monkeypatch):
+    """The arguments of every call that loads a reward model, which then loads it without them."""
+    calls = []
+    load = reward_functions.load_reward_model
+    monkeypatch.setattr(reward_functions, "load_reward_model", lambda path, **kw: calls.append(kw) or load(path))
+    return calls
+
+
+def test_what_names_the_policys_repository_does_not_reach_the_reward_model(
+    tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
+):
+    shared = {"dtype": "float32", "device_map": "cpu", "attn_implementation": "eager", "trust_remote_code": True}
+    of_policy = {"revision": "v2", "subfolder": "policy", "variant": "fp16", "num_labels": 7}
+    args = ppo_config(model_init_kwargs={**shared, **of_policy})
+    as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
+    assert loaded_with == [shared]
+    assert args.model_init_kwargs == {**shared, **of_policy}
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+def test_a_reward_model_is_trusted_as_the_policy_is(trusts, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with):
+    as_reward_function(tiny_reward_path, None, tiny_tokenizer, ppo_config(trust_remote_code=trusts))
+    assert loaded_with == [{"trust_remote_code": trusts}]
+
+
+def test_reward_models_whose_folders_have_the_same_last_name_have_their_own_metrics(
+    tiny_policy_path, tiny_reward_path, prompts, ppo_config, tmp_path, monkeypatch
+):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf_ext import PPOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    paths = [f"run{i}/reward" for i in range(2)]
+    for path, constant in zip(paths, (0.0, 3.0), strict=True):
+        shutil.copytree(tiny_reward_path, path)
+        model = AutoModelForSequenceClassification.from_pretrained(path)
+        torch.nn.init.constant_(model.score.weight, constant)
+        model.save_pretrained(path)
+    trainer = PPOTrainer(tiny_policy_path, paths, ppo_config(max_steps=4), prompts)
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "objective/score" in row)
+    assert row["rewards/run0/reward/mean"] == 0.0
+    assert row["rewards/run1/reward/mean"] == pytest.approx(row["objective/score_raw"], rel=1e-4)
+    assert row["objective/score_raw"] != 0.0
+
+
+@pytest.mark.parametrize(("given", "name"), [("{}", "{}"), ("{}/", "{}"), ("{}/../tiny-reward", "{}")])
+def test_the_name_of_a_reward_model_is_its_folder(given, name, tiny_reward_path, tiny_tokenizer, ppo_config):
+    function = as_reward_function(given.format(tiny_reward_path), None, tiny_tokenizer, ppo_config())
+    assert function.__name__ == name.format(tiny_reward_path).removeprefix("/")
