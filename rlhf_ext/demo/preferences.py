@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,12 +114,13 @@ def label_pairs(
     groups: Sequence[Sequence[Completion]], gold: Sequence[Sequence[float]], temperature: float, seed: int = 0
 ) -> list[dict[str, Any]]:
     """
-    Every pair of different completions of one prompt, its preference drawn from the gold scores (Bradley-Terry).
+    Completions of one prompt two by two, the preference of each pair drawn from the gold scores (Bradley-Terry).
 
-    The labels are noisy as people's are: the closer two gold scores, the nearer the label to a coin toss.
+    The labels are noisy as people's are: the closer two gold scores, the nearer the label to a coin toss. No completion
+    is in two pairs, and a pair of equal texts is left out.
 
     Args:
-        groups (`Sequence[Sequence[Completion]]`): For each prompt, its completions.
+        groups (`Sequence[Sequence[Completion]]`): For each prompt, its completions, an even number of them.
         gold (`Sequence[Sequence[float]]`): Their gold scores, in the same shape.
         temperature (`float`): Gold difference at which the better one is preferred with probability sigmoid(1) = 0.73.
         seed (`int`, *optional*, defaults to `0`): Seed of the labels.
@@ -132,18 +132,25 @@ def label_pairs(
         also to a completion that was cut, and the reward model would never see what PPO shows it.
 
     Raises:
-        ValueError: If `temperature` is not positive, or `gold` and `groups` differ in shape.
+        ValueError: If `temperature` is not positive, a group has an odd number of completions, or `gold` and `groups`
+            differ in shape.
     """
     if not temperature > 0:
         raise ValueError(
             f"temperature must be positive, got {temperature}. Small values give labels that follow gold."
+        )
+    if any(len(group) % 2 for group in groups):
+        raise ValueError(
+            f"groups: completions are paired two by two, got groups of {sorted({len(group) for group in groups})}. "
+            "Sample an even number for every prompt."
         )
     if [len(group) for group in groups] != [len(scores) for scores in gold]:
         raise ValueError("gold must hold one score for each completion in groups, in the same shape.")
     draw = random.Random(seed)
     rows = []
     for group, scores in zip(groups, gold, strict=True):
-        for first, second in combinations(zip(group, scores, strict=True), 2):
+        scored = list(zip(group, scores, strict=True))
+        for first, second in zip(scored[::2], scored[1::2], strict=True):
             if first[0].text == second[0].text:
                 continue
             first_wins = draw.random() < preference_probability(first[1], second[1], temperature)

@@ -21,11 +21,13 @@ class DemoSettings:
             Prompts in a rollout.
         max_new_tokens (`int`, *optional*, defaults to `16`):
             Longest completion.
-        completions_per_prompt (`int`, *optional*, defaults to `2`):
-            Samples of a training prompt for preference pairs, and of a held-out prompt for the judgement.
-        label_temperature (`float`, *optional*, defaults to `0.3`):
+        pairs_per_prompt (`int`, *optional*, defaults to `2`):
+            Preference pairs of a prompt, each of two new completions.
+        judged_per_prompt (`int`, *optional*, defaults to `2`):
+            Completions of a held-out prompt that gold judges, before and after.
+        label_temperature (`float`, *optional*, defaults to `0.2`):
             Noise of the preference labels, in units of the gold score.
-        reward_epochs (`float`, *optional*, defaults to `2.0`):
+        reward_epochs (`float`, *optional*, defaults to `1.0`):
             Passes of the reward model over the pairs.
     """
 
@@ -35,6 +37,7 @@ class DemoSettings:
     num_rollouts: int = 25
     rollout_size: int = 32
     max_new_tokens: int = 16
-    completions_per_prompt: int = 2
-    label_temperature: float = 0.3
-    reward_epochs: float = 2.0
+    pairs_per_prompt: int = 2
+    judged_per_prompt: int = 2
+    label_temperature: float = 0.2
+    reward_epochs: float = 1.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .gold import gold_scores
 from .preferences import Completion, label_pairs, sample_completions
 from .prompts import demo_prompts
+from .reward_model import readout_tokenizer, untrained_reward_model, with_readout
 from .settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ PAIRS, HELD_OUT_PAIRS, BEFORE, AFTER, HISTORY = (
     "history.json",
 )
 CHECKPOINT_EVERY = 5
-SAMPLE_BATCH = 32
+SAMPLE_BATCH = 64
 MINIBATCH = 16
 PPO_EPOCHS = 2
 
@@ -66,7 +67,8 @@ def make_preferences(folder: Path, settings: DemoSettings, progress: Progress) -
     if (folder / HELD_OUT_PAIRS).is_file():
         return
     train, held_out = demo_prompts()
-    groups = _sample(folder / BASE, None, [*train, *held_out], settings, settings.seed, progress)
+    count = 2 * settings.pairs_per_prompt
+    groups = _sample(folder / BASE, None, [*train, *held_out], count, settings.max_new_tokens, settings.seed, progress)
     gold = [gold_scores([completion.text for completion in group]) for group in groups]
     for name, rows in ((PAIRS, slice(len(train))), (HELD_OUT_PAIRS, slice(len(train), None))):
         pairs = label_pairs(groups[rows], gold[rows], settings.label_temperature, seed=settings.seed)
@@ -78,7 +80,7 @@ def train_reward_model(folder: Path, settings: DemoSettings, callback: "TrainerC
     if (folder / REWARD_MODEL / "model.safetensors").is_file():
         return
     from datasets import load_dataset
-    from transformers import AutoModelForSequenceClassification, PrinterCallback
+    from transformers import PrinterCallback
 
     from ..trainer.reward_config import RewardConfig
     from ..trainer.reward_trainer import RewardTrainer
@@ -86,20 +88,25 @@ def train_reward_model(folder: Path, settings: DemoSettings, callback: "TrainerC
     args = RewardConfig(
         output_dir=str(folder / "reward_training"),
         per_device_train_batch_size=16,
-        per_device_eval_batch_size=32,
+        per_device_eval_batch_size=SAMPLE_BATCH,
         num_train_epochs=settings.reward_epochs,
-        learning_rate=3e-5,
+        learning_rate=3e-4,
         warmup_steps=4,
         logging_steps=5,
         seed=settings.seed,
         **_on_cpu(),
     )
+    files = {"train": str(folder / PAIRS), "held_out": str(folder / HELD_OUT_PAIRS)}
+    tokenizer = readout_tokenizer(folder / BASE)
+    pairs = load_dataset("json", data_files=files).map(
+        with_readout, fn_kwargs={"readout_ids": tokenizer("")["input_ids"]}
+    )
     trainer = RewardTrainer(
-        model=AutoModelForSequenceClassification.from_pretrained(folder / BASE, num_labels=1),
+        model=untrained_reward_model(folder / BASE),
         args=args,
-        train_dataset=load_dataset("json", data_files=str(folder / PAIRS), split="train"),
-        eval_dataset=load_dataset("json", data_files=str(folder / HELD_OUT_PAIRS), split="train"),
-        processing_class=_tokenizer(folder),
+        train_dataset=pairs["train"],
+        eval_dataset=pairs["held_out"],
+        processing_class=tokenizer,
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
@@ -140,7 +147,8 @@ def judge(folder: Path, settings: DemoSettings, name: str, progress: Progress) -
         return
     adapter = folder / POLICY if name == AFTER else None
     prompts = demo_prompts()[1]
-    groups = _sample(folder / BASE, adapter, prompts, settings, settings.seed + 1, progress)
+    count, tokens = settings.judged_per_prompt, settings.max_new_tokens
+    groups = _sample(folder / BASE, adapter, prompts, count, tokens, settings.seed + 1, progress)
     completions = [completion for group in groups for completion in group]
     golds = gold_scores([completion.text for completion in completions])
     rewards = _reward_scores(folder, completions)
@@ -196,11 +204,11 @@ def _on_cpu(save: bool = True) -> dict[str, Any]:
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder / BASE)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _sample(
-    base: Path, adapter: Path | None, prompts: list[str], settings: DemoSettings, seed: int, progress: Progress
+    base: Path, adapter: Path | None, prompts: list[str], count: int, tokens: int, seed: int, progress: Progress
 ) -> list[list[Completion]]:
     from transformers import AutoModelForCausalLM
 
@@ -211,10 +219,10 @@ def _sample(
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return sample_completions(
         model,
-        _tokenizer(base.parent),
+        _tokenizer(base),
         prompts,
-        settings.completions_per_prompt,
-        settings.max_new_tokens,
+        count,
+        tokens,
         batch_size=SAMPLE_BATCH,
         seed=seed,
         progress=progress,
@@ -224,9 +232,9 @@ def _sample(
 def _reward_scores(folder: Path, completions: list[Completion]) -> list[float]:
     from ..models.scoring import RewardModelScorer, load_reward_model
 
-    tokenizer = _tokenizer(folder)
     model = load_reward_model(str(folder / REWARD_MODEL))
-    scorer = RewardModelScorer(model, tokenizer, tokenizer, "reward model", SAMPLE_BATCH)
+    tokenizers = _tokenizer(folder / REWARD_MODEL), _tokenizer(folder / BASE)
+    scorer = RewardModelScorer(model, *tokenizers, "reward model", SAMPLE_BATCH)
     raw = scorer(
         prompts=[c.prompt for c in completions],
         completions=[c.text for c in completions],

@@ -29,13 +29,24 @@ def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers give every token the same id, so that ids of one can be read by a model of the other."""
-    return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
+    """
+    Whether a model of the second tokenizer can be shown token ids of the first: every token has the same id, and a text
+    gets the same special tokens (a BOS, or a closing question, that only one of them adds changes the score).
+    """
+    probe = "Is it the same?"
+    same_vocabulary = first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
+    return same_vocabulary and first(probe)["input_ids"] == second(probe)["input_ids"]
 
 
 def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """
     Refuse a reward model's tokenizer whose padding hides EOS.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer that the reward model is trained or used with.
+        name (`str`):
+            Name of the reward model in the message.
 
     Raises:
         ValueError: If the padding token is missing or equals EOS: the classifier of transformers finds the last real
@@ -44,9 +55,10 @@ def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> Non
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(
             f"The tokenizer of the reward model `{name}` pads with {tokenizer.pad_token!r}, its end-of-sequence "
-            f"token being {tokenizer.eos_token!r}: the score would be read one token too early. Give the reward "
-            "model a padding token of its own (train and save it with one), and pass its tokenizer as "
-            "`reward_processing_classes`."
+            f"token being {tokenizer.eos_token!r}: the score would be read one token too early. A reward model is "
+            "trained with a padding token of its own, some other token of its vocabulary: set `pad_token` in "
+            "RewardConfig or the recipe (`<|finetune_right_pad_id|>` for Llama 3.1). If this one was, pass PPOTrainer "
+            "the tokenizer as `reward_processing_classes`."
         )
 
 

@@ -113,17 +113,10 @@ def test_a_row_holds_text_ids_and_gold_of_the_same_completion():
     }
 
 
-def test_every_pair_of_different_texts_of_a_prompt_becomes_a_row():
-    # Four texts, two of them the same: 4 * 3 / 2 = 6 pairs, less the one of equals.
-    group = [completion(text) for text in ("a", "b", "a", "c")]
-    rows = label_pairs([group], [[0.1, 0.2, 0.1, 0.3]], temperature=0.2)
-    assert sorted(tuple(sorted((row["chosen"], row["rejected"]))) for row in rows) == [
-        ("a", "b"),
-        ("a", "b"),
-        ("a", "c"),
-        ("a", "c"),
-        ("b", "c"),
-    ]
+def test_a_group_is_paired_two_by_two_and_a_pair_of_equal_texts_is_left_out():
+    group = [completion(text) for text in ("a", "b", "c", "c", "d", "e")]
+    rows = label_pairs([group], [[0.1, 0.2, 0.1, 0.1, 0.3, 0.4]], temperature=0.2)
+    assert [{row["chosen"], row["rejected"]} for row in rows] == [{"a", "b"}, {"d", "e"}]
 
 
 def test_a_seed_fixes_the_labels():
@@ -136,6 +129,11 @@ def test_a_seed_fixes_the_labels():
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
         label_pairs([], [], temperature)
+
+
+def test_an_odd_number_of_completions_is_refused():
+    with pytest.raises(ValueError, match=r"groups: completions are paired two by two, got groups of \[3\]"):
+        label_pairs([[completion("a")] * 3], [[0.1, 0.2, 0.3]], 0.2)
 
 
 @pytest.mark.parametrize("gold", [[[0.1]], [], [[0.1, 0.2], [0.3]]])

@@ -12,7 +12,7 @@ from rlhf_ext.demo import __main__ as demo
 from rlhf_ext.demo import report, stages
 from rlhf_ext.demo.settings import DemoSettings
 
-SMALL = DemoSettings(num_rollouts=5, max_new_tokens=4, reward_epochs=0.1, kl_target=0.5)
+SMALL = DemoSettings(num_rollouts=5, max_new_tokens=4, kl_target=0.5)
 
 
 @pytest.fixture
