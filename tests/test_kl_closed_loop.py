@@ -23,6 +23,6 @@ def test_log_pi_ends_within_a_quarter_of_the_target(plant, start):
 def test_log_pi_overshoots_no_more_than_ziegler(plant, start):
     peak, _ = kl_plants.outcome(plant, "log_pi", start)
     ziegler_peak, ziegler_end = kl_plants.outcome(plant, "ziegler", start)
-    # Where beta starts exactly right, Ziegler's rule, nearly inert, is hard to beat: up to 35 % is let pass there. And it
-    # does not overshoot a target that it never reaches.
-    assert peak <= max(ziegler_peak, 1.35) or ziegler_end < 0.75
+    # Where beta starts exactly right, Ziegler's rule, nearly inert, is hard to beat: a fifth is let pass there. And it does
+    # not overshoot a target that it never reaches.
+    assert peak <= max(ziegler_peak, 1.2) or ziegler_end < 0.75

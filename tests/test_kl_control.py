@@ -38,8 +38,9 @@ def test_multiplicative_leaves_the_band_alone_and_releases_smoothly():
 
 def test_log_pi_waits_while_the_kl_approaches_and_answers_when_it_stalls():
     controller = make_kl_controller("log_pi", 0.1, target=6.0, unit="sequence", total_rollouts=25)
-    assert run(controller, [0.0, 1.0, 2.2, 3.3]) == [0.1] * 4
-    run(controller, [3.4, 3.4, 3.4])
+    # A steady pace of 0.4 in sqrt(KL): slow at first in KL, which is no reason to lower beta.
+    assert run(controller, [(0.4 * k) ** 2 for k in range(4)]) == [0.1] * 4
+    run(controller, [1.44] * 4)
     assert controller.beta < 0.1
     assert controller.status == "tracking"
 
