@@ -51,6 +51,29 @@ def test_a_recipe_is_read_without_leftovers(path, tmp_path):
         assert found == wanted[name] or found == [wanted[name]], name
 
 
+def test_the_demos_recipe_has_the_settings_of_the_demo(tmp_path):
+    from rlhf_ext.demo import stages
+    from rlhf_ext.demo.settings import DemoSettings
+
+    recipe = ROOT / "configs" / "recipes" / "smollm2-135m-demo-ppo.yaml"
+    _, args, model_args = parser_of("ppo").parse_args_and_config(["--config", str(recipe)])
+    demo = stages._ppo_config(tmp_path, DemoSettings(seed=args.seed))
+    # Where they write, what they print and keep, and gold, which only the demo watches.
+    own = {
+        "output_dir",
+        "run_name",
+        "report_to",
+        "disable_tqdm",
+        "save_total_limit",
+        "save_strategy",
+        "reward_weights",
+    }
+    own |= {"per_device_eval_batch_size", "distributed_state"}
+    mine, theirs = vars(args), vars(demo)
+    assert {name for name in theirs if name not in own and mine[name] != theirs[name]} == set()
+    assert (model_args.lora_r, model_args.lora_alpha, model_args.lora_target_modules) == (16, 32, "all-linear")
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_programs_and_recipes_and_no_stray_packages(tmp_path):
     # From a copy, because setuptools packs whatever an earlier build left in the checkout's build folder; without build

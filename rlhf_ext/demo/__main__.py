@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def run(folder: Path, settings: DemoSettings) -> None:
     from datasets import disable_progress_bars
     from transformers.utils import logging
 
+    # TRL still sets `gradient_checkpointing`, which transformers is about to rename.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()

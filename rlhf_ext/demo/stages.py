@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..trainer.ppo_config import PPOConfig
 
 BASE, REWARD_MODEL, POLICY = "base", "reward_model", "policy"
-PAIRS, HELD_OUT_PAIRS, BEFORE, AFTER, HISTORY = (
+PROMPTS, PAIRS, HELD_OUT_PAIRS, BEFORE, AFTER, HISTORY = (
+    "prompts.jsonl",
     "pairs.jsonl",
     "held_out_pairs.jsonl",
     "before.json",
@@ -67,6 +68,7 @@ def make_preferences(folder: Path, settings: DemoSettings, progress: Progress) -
     if (folder / HELD_OUT_PAIRS).is_file():
         return
     train, held_out = demo_prompts()
+    write_atomically(folder / PROMPTS, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in train))
     count = 2 * settings.pairs_per_prompt
     groups = _sample(folder / BASE, None, [*train, *held_out], count, settings.max_new_tokens, settings.seed, progress)
     gold = [gold_scores([completion.text for completion in group]) for group in groups]
@@ -118,7 +120,7 @@ def align(folder: Path, settings: DemoSettings, callback: "TrainerCallback") -> 
     """Run PPO against the reward model; gold is watched with weight zero. Continues from the last checkpoint."""
     if (folder / HISTORY).is_file():
         return
-    from datasets import Dataset
+    from datasets import load_dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -129,7 +131,7 @@ def align(folder: Path, settings: DemoSettings, callback: "TrainerCallback") -> 
         model=str(folder / BASE),
         reward_funcs=[str(folder / REWARD_MODEL), gold],
         args=_ppo_config(folder, settings),
-        train_dataset=Dataset.from_dict({"prompt": demo_prompts()[0]}),
+        train_dataset=load_dataset("json", data_files=str(folder / PROMPTS), split="train"),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[callback],
     )
