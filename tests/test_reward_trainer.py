@@ -1,6 +1,9 @@
 """The reward trainer: what its report card says is what the saved model does."""
 
+import copy
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,11 @@ import torch
 import trl
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_ext import RewardConfig, RewardTrainer
 from rlhf_ext.models.normalization import read_score_normalization
+from rlhf_ext.trainer.reward_functions import as_reward_function
 from rlhf_ext.trainer.reward_trainer import completion_lengths
 
 NUM_HELD_OUT = 67  # Not a multiple of the batch, so that the last batch is incomplete.
@@ -270,3 +274,92 @@ def test_unusable_stored_numbers_are_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"score_mean": 0.5, "score_std": 0.0}))
     with pytest.raises(ValueError, match=r"score_std = 0\.0"):
         read_score_normalization(tmp_path)
+
+
+def with_padding(tokenizer, token: str | None):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = token
+    return tokenizer
+
+
+@pytest.fixture
+def unpadded_path(tiny_reward_path, tiny_tokenizer, tmp_path) -> str:
+    """A base model as Llama 3.1 is published: a token to pad with in the vocabulary, and none set."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_reward_path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    with_padding(tiny_tokenizer, None).save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    return str(folder)
+
+
+@pytest.fixture
+def no_model_is_loaded(monkeypatch) -> None:
+    def refuse(*_, **__):
+        pytest.fail("a model was loaded before the padding was checked")
+
+    monkeypatch.setattr(trl.trainer.reward_trainer, "create_model_from_path", refuse)
+
+
+@pytest.mark.parametrize("token", [None, "<|im_end|>"], ids=["missing", "eos"])
+def test_padding_that_hides_eos_is_refused_before_the_model_is_loaded(
+    token, unpadded_path, tiny_tokenizer, held_out, tmp_path, no_model_is_loaded
+) -> None:
+    tokenizer = with_padding(tiny_tokenizer, token)
+    message = r"(?s)one token too early.*set `pad_token` in RewardConfig or the recipe"
+    with pytest.raises(ValueError, match=message):
+        RewardTrainer(unpadded_path, make_config(tmp_path), train_dataset=held_out, processing_class=tokenizer)
+    tokenizer.save_pretrained(unpadded_path)
+    with pytest.raises(ValueError, match=message):
+        RewardTrainer(unpadded_path, make_config(tmp_path), train_dataset=held_out)
+    with pytest.raises(ValueError, match=message):
+        RewardTrainer(unpadded_path, make_config(tmp_path, pad_token="<|im_end|>"), train_dataset=held_out)
+
+
+def test_tokens_that_are_not_in_the_vocabulary_are_refused(unpadded_path, held_out, tmp_path, no_model_is_loaded):
+    for setting in ("pad_token", "eos_token"):
+        with pytest.raises(ValueError, match=rf"{setting}='<nothing>' is not in the vocabulary.*<\|im_start\|>"):
+            RewardTrainer(unpadded_path, make_config(tmp_path, **{setting: "<nothing>"}), train_dataset=held_out)
+
+
+def test_a_model_without_a_path_needs_a_tokenizer(tiny_reward_path, held_out, tmp_path) -> None:
+    model = load(tiny_reward_path)
+    model.config._name_or_path = ""
+    with pytest.raises(ValueError, match="pass the tokenizer as `processing_class`"):
+        RewardTrainer(model, make_config(tmp_path), train_dataset=held_out)
+
+
+def test_the_padding_token_of_the_settings_is_saved_and_the_score_is_read_at_eos(
+    unpadded_path, tiny_tokenizer, ppo_config, tmp_path
+) -> None:
+    texts = Dataset.from_list([{"chosen": f"good {'a' * i}", "rejected": f"bad {i}"} for i in range(8)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+        config = make_config(tmp_path / "out", max_steps=1, pad_token="<pad>")
+        trainer = RewardTrainer(unpadded_path, config, train_dataset=texts, eval_dataset=texts)
+    trainer.train()
+    trainer.save_model()
+    folder = str(tmp_path / "out")
+    saved = AutoTokenizer.from_pretrained(folder)
+    assert (saved.pad_token, saved.eos_token) == ("<pad>", "<|im_end|>")
+    # PPO takes the model as it was saved, and reads what the score head says at EOS.
+    score = as_reward_function(folder, None, tiny_tokenizer, ppo_config())
+    completions = ["b", "ccc"]
+    ids = [[*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id] for text in completions]
+    scores = score(["a a", "a"], completions, ids)
+    model = load(folder)
+    for prompt, tokens, found in zip(["a a", "a"], ids, scores, strict=True):
+        with torch.no_grad():
+            hidden = model.model(torch.tensor([tiny_tokenizer(prompt)["input_ids"] + tokens])).last_hidden_state
+            assert found == pytest.approx(model.score(hidden[0, -1]).item(), rel=1e-4)
+
+
+def test_eos_of_a_cloned_chat_template_is_checked_too(tiny_reward_path, tiny_tokenizer, held_out, tmp_path) -> None:
+    source = copy.deepcopy(tiny_tokenizer)
+    source.eos_token = "<pad>"
+    source.save_pretrained(tmp_path / "source")
+    config = make_config(tmp_path, chat_template_path=str(tmp_path / "source"))
+    with pytest.raises(ValueError, match="one token too early"):
+        RewardTrainer(tiny_reward_path, config, train_dataset=held_out)

@@ -12,10 +12,11 @@ from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
 from trl.data_utils import common_prefix_length
 
+from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
 from .reward_config import RewardConfig
 
@@ -41,16 +42,21 @@ class RewardTrainer(trl.RewardTrainer):
             As in [`~trl.RewardTrainer`].
         args ([`RewardConfig`], *optional*):
             Settings; defaults to `RewardConfig(output_dir="<model name>-Reward")`.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer; by default the one saved with the model. Its padding token must not be EOS, see
+            [`RewardConfig`]'s `pad_token`: [`~trl.RewardTrainer`] pads with EOS where there is no other, and the score
+            is then read at the token before EOS.
         reference_dataset ([`~datasets.Dataset`], *optional*):
             Completions on which `score_mean` and `score_std` are measured, best those of the policy that PPO will
             start from. Columns `prompt` and `completion`, or `text`, or `messages`. By default the chosen and rejected
             completions of the held-out pairs. They are scored two by two; of an odd number the last is left out.
-        trainer_args, trainer_kwargs:
+        data_collator, train_dataset, eval_dataset, trainer_args, trainer_kwargs:
             All other arguments of [`~trl.RewardTrainer`].
 
     Raises:
         `TypeError`: if `args` is not a [`RewardConfig`].
-        `ValueError`: if no pair of `eval_dataset`, or no two completions of `reference_dataset`, are within
+        `ValueError`: before the model is loaded, if the padding token is missing, not in the vocabulary, or EOS. If no
+            pair of `eval_dataset`, or no two completions of `reference_dataset`, are within
             `args.max_length`, or a reference has none of the columns above.
 
     Example:
@@ -70,16 +76,24 @@ class RewardTrainer(trl.RewardTrainer):
         self,
         model: str | PreTrainedModel | PeftModel,
         args: RewardConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         *trainer_args: Any,
         reference_dataset: Dataset | IterableDataset | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         if args is None:
-            model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-            args = RewardConfig(output_dir=f"{Path(model_id).name}-Reward")
+            args = RewardConfig(output_dir=f"{Path(_model_id(model)).name}-Reward")
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
-        super().__init__(model, args, *trainer_args, **trainer_kwargs)
+        tokenizer = _reward_tokenizer(model, args, processing_class)
+        super().__init__(
+            model, args, data_collator, train_dataset, eval_dataset, tokenizer, *trainer_args, **trainer_kwargs
+        )
+        # A chat template cloned from another tokenizer brings its EOS.
+        check_reward_tokenizer(tokenizer, _model_id(model))
         for name, dataset in self._named_eval_datasets().items():
             _refuse_empty(dataset, name, args.max_length)
         self.reference_dataset = None if reference_dataset is None else self._reference_pairs(reference_dataset)
@@ -228,6 +242,37 @@ class RewardTrainer(trl.RewardTrainer):
                 delattr(config, name)
         if normalization is not None:
             config.score_mean, config.score_std = normalization
+
+
+def _model_id(model: str | PreTrainedModel | PeftModel) -> str:
+    return model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", ""))
+
+
+def _reward_tokenizer(
+    model: str | PreTrainedModel | PeftModel, args: RewardConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with the tokens that `args` names, refused if its padding would hide EOS."""
+    name = _model_id(model)
+    if tokenizer is None:
+        if not name:
+            raise ValueError(
+                "The model has no path to load a tokenizer from: pass the tokenizer as `processing_class`."
+            )
+        revision = (args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=args.trust_remote_code)
+    for setting in ("eos_token", "pad_token"):
+        token = getattr(args, setting)
+        if token is not None and token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"{setting}={token!r} is not in the vocabulary of the tokenizer of `{name}`. Name one of its tokens; "
+                f"these were added for special use: {', '.join(list(tokenizer.get_added_vocab())[:10])}."
+            )
+        if token is not None:
+            setattr(tokenizer, setting, token)
+    template = args.chat_template_path
+    if template is None or template.endswith((".jinja", ".j2")):
+        check_reward_tokenizer(tokenizer, name)
+    return tokenizer
 
 
 def completion_lengths(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
