@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +143,22 @@ def _examples(folder: Path) -> str:
 
 
 def _clear_pair_accuracy(folder: Path) -> float:
-    """Share of held-out pairs that gold tells apart clearly in which the reward model agrees with gold."""
+    """
+    Share of the held-out pairs which gold tells apart clearly, in which the reward model agrees with gold.
+
+    Every two completions of a prompt count, also those that no label compares: the estimate is steadier.
+    """
     from .preferences import Completion
     from .stages import _reward_scores
 
     pairs = [json.loads(line) for line in (folder / HELD_OUT_PAIRS).read_text(encoding="utf-8").splitlines()]
-    clear = [pair for pair in pairs if abs(pair["gold_chosen"] - pair["gold_rejected"]) > CLEAR_GOLD_DIFFERENCE]
-    sides = [
-        Completion(pair["prompt"], pair[side], [], pair[f"{side}_ids"])
-        for pair in clear
-        for side in ("chosen", "rejected")
-    ]
-    scores = _reward_scores(folder, sides)
+    sides = [(pair, side) for pair in pairs for side in ("chosen", "rejected")]
+    scores = _reward_scores(folder, [Completion(p["prompt"], p[side], [], p[f"{side}_ids"]) for p, side in sides])
+    rated = [(pair["prompt"], pair[f"gold_{side}"], score) for (pair, side), score in zip(sides, scores, strict=True)]
     right = [
-        (scores[2 * i] > scores[2 * i + 1]) == (pair["gold_chosen"] > pair["gold_rejected"])
-        for i, pair in enumerate(clear)
+        (first[1] > second[1]) == (first[2] > second[2])
+        for first, second in combinations(rated, 2)
+        if first[0] == second[0] and abs(first[1] - second[1]) > CLEAR_GOLD_DIFFERENCE
     ]
     return float(np.mean(right))
 
