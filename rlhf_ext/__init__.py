@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .trainer.data import load_data
     from .trainer.ppo_config import PPOConfig, explain_old_names
     from .trainer.ppo_trainer import PPOTrainer
+    from .trainer.recipe import RecipeParser
     from .trainer.reward_config import RewardConfig
     from .trainer.reward_trainer import RewardTrainer
 
@@ -20,6 +21,7 @@ _MODULE_OF = {
     "KLMeasurement": ".kl_control",
     "PPOConfig": ".trainer.ppo_config",
     "PPOTrainer": ".trainer.ppo_trainer",
+    "RecipeParser": ".trainer.recipe",
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "auto_beta": ".kl_control",
@@ -32,6 +34,7 @@ __all__ = [
     "KLMeasurement",
     "PPOConfig",
     "PPOTrainer",
+    "RecipeParser",
     "RewardConfig",
     "RewardTrainer",
     "__version__",

@@ -12,9 +12,9 @@ Python are left out: write your own program around `PPOTrainer` for them.
 
 from dataclasses import dataclass, field
 
-from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from rlhf_ext import PPOConfig, PPOTrainer, explain_old_names, load_data
+from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data
 
 
 @dataclass
@@ -35,11 +35,8 @@ class PPOScriptArguments(ScriptArguments):
 
 
 def main() -> None:
-    parser = TrlParser((PPOScriptArguments, PPOConfig, ModelConfig))
-    script_args, training_args, model_args, unknown = parser.parse_args_and_config(return_remaining_strings=True)
-    names = [name.removeprefix("--").split("=")[0] for name in unknown if name.startswith("--")]
-    if names:
-        parser.error(explain_old_names(names) or f"unknown settings: {', '.join(names)}")
+    parser = RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig), __doc__, explain_old_names)
+    script_args, training_args, model_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")
     if not script_args.reward_model:

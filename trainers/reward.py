@@ -15,13 +15,12 @@ from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    TrlParser,
     get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 
-from rlhf_ext import RewardConfig, RewardTrainer, load_data
+from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data
 
 
 @dataclass
@@ -36,7 +35,7 @@ class RewardScriptArguments(ScriptArguments):
 
 
 def main() -> None:
-    parser = TrlParser((RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig))
+    parser = RecipeParser((RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig), __doc__)
     # An adapter with another task type would not train and not save the score head.
     parser.set_defaults(lora_task_type="SEQ_CLS")
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()

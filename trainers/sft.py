@@ -13,17 +13,16 @@ from trl import (
     ScriptArguments,
     SFTConfig,
     SFTTrainer,
-    TrlParser,
     get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 
-from rlhf_ext import load_data
+from rlhf_ext import RecipeParser, load_data
 
 
 def main() -> None:
-    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
+    parser = RecipeParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig), __doc__)
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")

@@ -1,0 +1,105 @@
+"""Reads the recipe and the command line of a training program."""
+
+import difflib
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import TrlParser
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    pass
+
+
+class RecipeParser(TrlParser):
+    """
+    [`~trl.TrlParser`] that ends a program with one sentence where a recipe or the command line cannot be used: no such
+    file, no YAML, a name that is no setting (with the one that was probably meant), values that a settings class refuses.
+
+    Names on the command line are written out, as they are in a recipe.
+
+    Args:
+        dataclass_types (`Iterable[type]`):
+            Settings classes of the program.
+        description (`str`, *optional*):
+            What the program does, for `--help`.
+        explain_names (`Callable[[list[str]], str | None]`, *optional*):
+            Gives the message for unknown names that it knows more about, such as [`explain_old_names`].
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Iterable[type],
+        description: str | None = None,
+        explain_names: Callable[[list[str]], str | None] | None = None,
+    ):
+        super().__init__(
+            dataclass_types,
+            usage="%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]",
+            description=description,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.explain_names = explain_names
+
+    def parse_args_and_config(self, args: Iterable[str] | None = None) -> tuple[Any, ...]:
+        """
+        Read the command line, and the recipe that it names.
+
+        Args:
+            args (`Iterable[str]`, *optional*):
+                Command line; by default that of the process.
+
+        Returns:
+            `tuple`: one instance of each settings class.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
+        if "--config" in arguments:
+            self._check_recipe(arguments[arguments.index("--config") + 1 :])
+        try:
+            settings = super().parse_args_and_config(arguments)
+        except ValueError as error:
+            self.error(str(error))
+        return settings
+
+    def set_defaults_with_config(self, **settings: Any) -> list[str]:
+        """Take the recipe's settings as defaults; a name that is no setting is refused."""
+        known = {action.dest for action in self._actions}
+        self._refuse_unknown([name for name in settings if name not in known])
+        return super().set_defaults_with_config(**settings)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        """Parse as `argparse` does, before any settings class is made; what it does not know is refused."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        self._refuse_unknown([item.removeprefix("--").split("=")[0] for item in unknown if item.startswith("--")])
+        if unknown:
+            self.error(f"not a setting: {' '.join(unknown)}. A recipe is given with --config, a value with its --name")
+        return namespace, unknown
+
+    def _check_recipe(self, following: list[str]) -> None:
+        if not following:
+            self.error("--config needs the path of a recipe")
+        path = Path(following[0])
+        if not path.is_file():
+            self.error(f"--config: there is no file {str(path)!r} in {Path.cwd()}")
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            self.error(f"--config: {str(path)!r} is not YAML: {error}")
+
+    def _refuse_unknown(self, names: list[str]) -> None:
+        if not names:
+            return
+        explanation = self.explain_names(names) if self.explain_names else None
+        self.error(explanation or f"unknown settings: {', '.join(map(self._with_suggestion, names))}")
+
+    def _with_suggestion(self, name: str) -> str:
+        similar = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
+        return f"{name} (did you mean {similar[0]}?)" if similar else name
