@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_ext import RewardConfig, RewardTrainer
+from rlhf_ext.trainer.reward_functions import as_reward_function
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -84,6 +86,24 @@ def test_reward_program_saves_an_adapter_with_its_head_and_its_card(reward_recip
     card = json.loads((out / "report_card.json").read_text())
     assert card["num_pairs"] == 11 and card["normalization"]["score_std"] > 0
     assert "## Report card" in printed and "## Report card" in (out / "README.md").read_text()
+
+
+def test_reward_adapter_of_a_base_without_padding_token_is_one_that_ppo_takes(
+    reward_recipe, tiny_reward_path, tiny_tokenizer, ppo_config, tmp_path
+) -> None:
+    # The settings of the recipe for Llama 3.1, whose tokenizer names no padding token.
+    base = tmp_path / "base"
+    shutil.copytree(tiny_reward_path, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(base)
+    lora = {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear", "lora_modules_to_save": ["score"]}
+    recipe = {**reward_recipe, **lora, "model_name_or_path": str(base), "pad_token": "<pad>", "learning_rate": 0.01}
+    launch("reward.py", recipe, tmp_path)
+    score = as_reward_function(recipe["output_dir"], None, tiny_tokenizer, ppo_config())
+    assert (score.tokenizer.pad_token, score.model.get_base_model().config.pad_token_id) == ("<pad>", 0)
+    (alone,) = score(["ab"], ["x"], [[10, 1]])
+    assert score(["ab", "ab"], ["x", "xyz"], [[10, 1], [10, 11, 12, 1]])[0] == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
