@@ -2,21 +2,17 @@
 
 import copy
 import inspect
-import json
 import os
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import RLOOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, use_adapter
 
@@ -25,50 +21,29 @@ from ..functional import (
     apply_missing_eos_penalty,
     clip_scores,
     entropy_bonus,
-    explained_variance_from_moments,
     gae,
-    k1,
-    k3,
     masked_moments,
-    masked_sum,
     masked_whiten,
     moments_to_mean_var,
     policy_loss,
     shape_rewards,
     value_loss,
 )
-from ..kl_control import KLController, auto_beta, make_kl_controller
+from ..kl_control import KLController
 from ..models.critic import add_value_head, load_value_head, save_value_head
 from ..models.scoring import RewardModelScorer
 from ..rollout import Rollout, Sequences
-from .checks import check_first_pass, check_inputs
+from .checks import check_inputs
+from .contexts import beta_for_parent, evaluation_mode
+from .control import controller_for, save_controller, saved_controller
+from .forward import TokenOutputs, completion_outputs, in_chunks
+from .measured import MeasuredTrainer, Samples
 from .ppo_config import PPOConfig
 from .reward_functions import RewardFunc, as_reward_function, score_affine
-from .statistics import SequenceTable, UpdateSums
-
-KL_CONTROL_FILE = "kl_control.json"
+from .statistics import SequenceTable
 
 
-class TokenOutputs(NamedTuple):
-    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities."""
-
-    logprobs: Tensor
-    entropies: Tensor = None  # type: ignore[assignment]
-    values: Tensor = None  # type: ignore[assignment]
-    aux_loss: Tensor | None = None
-
-
-class Samples(NamedTuple):
-    """What one call of the generator gave."""
-
-    prompts: list[Any]
-    completions: list[Any]
-    completion_ids: list[list[int]]
-    sequences: Sequences
-    has_eos: Tensor
-
-
-class PPOTrainer(RLOOTrainer):
+class PPOTrainer(MeasuredTrainer):
     """
     Proximal policy optimisation against a reward model, with a KL penalty to a reference and a learned critic
     ([Schulman et al. 2017](https://huggingface.co/papers/1707.06347), [Ziegler et al.
@@ -80,7 +55,7 @@ class PPOTrainer(RLOOTrainer):
     - `_generate_and_score_completions`: generate, score, shape rewards, estimate advantages per token;
     - `_compute_loss`: clipped policy loss per token, value loss, entropy bonus;
     - `prediction_step`: evaluation measures score, KL and length instead of a loss;
-    - `training_step`: measures the seconds of the update;
+    - `training_step`: measures the seconds of the update ([`MeasuredTrainer`] holds all that is measured);
     - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`: also keep the critic and the
       KL controller.
 
@@ -176,7 +151,7 @@ class PPOTrainer(RLOOTrainer):
         functions = [
             as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
         ]
-        with _beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
+        with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
                 reward_funcs=functions,
@@ -200,10 +175,8 @@ class PPOTrainer(RLOOTrainer):
         self._score_affine = score_affine(self.reward_funcs, args.normalize_scores)
         self.kl_controller: KLController | None = None
         self._saved_kl_state: dict[str, Any] | None = None
-        self._update_sums = UpdateSums(self.accelerator.device)
         self._step_tokens = torch.ones(())
-        self._rollout_seconds = 0.0
-        self._update_seconds = 0.0
+        self._init_measurements()
 
     # ---- Models -----------------------------------------------------------------------------------------------------
 
@@ -221,35 +194,14 @@ class PPOTrainer(RLOOTrainer):
         return self.accelerator.prepare_model(model, evaluation_mode=True, device_placement=True)
 
     def _forward(self, model: nn.Module, sequences: Sequences, rows: slice = slice(None)) -> TokenOutputs:
-        """One forward call; outputs at the completion tokens of `rows`."""
-        input_ids, mask = sequences.model_inputs(rows)
-        length = sequences.completion_ids.size(1)
-        labels = input_ids.masked_fill(~mask, -100)
-        labels[:, :-length] = -100
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
-        if self._takes_position_ids:
-            # Absolute positions must not count the padding on the left, as generation does not (TRL #6800).
-            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-        if self.aux_loss_enabled:
-            inputs["output_router_logits"] = True
         with self.accelerator.autocast():
-            outputs = model(**inputs, fused_lm_head=True)
-        logprobs = outputs.log_probs[:, -length:]
-        if "state_values" not in outputs:
-            return TokenOutputs(logprobs)
-        entropies, values = outputs.entropy[:, -length:], outputs.state_values[:, -length:]
-        return TokenOutputs(logprobs, entropies, values, outputs.aux_loss)
+            return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled)
 
     @torch.no_grad()
     def _forward_in_chunks(self, model: nn.Module, sequences: Sequences) -> TokenOutputs:
         training = self.model.training
         size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
-        rows = range(0, sequences.prompt_ids.size(0), size)
-        chunks = [self._forward(model, sequences, slice(i, i + size)) for i in rows]
-        outputs = TokenOutputs(torch.cat([chunk.logprobs for chunk in chunks]))
-        if chunks[0].values is None:
-            return outputs
-        return outputs._replace(values=torch.cat([chunk.values for chunk in chunks]))
+        return in_chunks(lambda rows: self._forward(model, sequences, rows), sequences.prompt_ids.size(0), size)
 
     def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
         if not self._measures_kl:
@@ -264,7 +216,7 @@ class PPOTrainer(RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             samples = self._sample(inputs)
             generated = time.perf_counter()
             policy = self._forward_in_chunks(self.model, samples.sequences)
@@ -344,51 +296,14 @@ class PPOTrainer(RLOOTrainer):
         sequences = samples.sequences
         return Sequences(**{**vars(sequences), "completion_mask": sequences.completion_mask & keep.unsqueeze(1)})
 
-    def _sequence_table(
-        self, samples: Samples, sequences: Sequences, scores: Tensor, raw: Tensor, logprobs: Tensor, ref: Tensor
-    ) -> SequenceTable:
-        mask = sequences.completion_mask
-        columns = [
-            scores,
-            raw,
-            masked_sum(k1(logprobs, ref), mask, dim=1),
-            masked_sum(k3(logprobs, ref), mask, dim=1),
-            mask.sum(1),
-            samples.has_eos,
-        ]
-        table = torch.stack([column.double() for column in columns], dim=1)
-        gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
-        table = gather(table).cpu()
-        table = table[table[:, 4] > 0]
-        if not len(table):
-            raise ValueError(
-                "No completion of the rollout is left to learn from: all were truncated (mask_truncated_completions) or "
-                "not scored. Raise max_completion_length or check the reward functions."
-            )
-        return SequenceTable(*table.unbind(1))
-
     # ---- KL control -------------------------------------------------------------------------------------------------
 
     def _controller_for(self, table: SequenceTable) -> KLController:
         """The controller, made at the first rollout, whose scores decide on `beta="auto"`."""
         if self.kl_controller is None:
-            self.kl_controller = self._make_kl_controller(table)
+            rollouts = max(1, self.state.max_steps // self.args.updates_per_rollout)
+            self.kl_controller = controller_for(self.args, table, rollouts, self._saved_kl_state)
         return self.kl_controller
-
-    def _make_kl_controller(self, table: SequenceTable) -> KLController:
-        args, state = self.args, self._saved_kl_state
-        beta = args.beta if state is None else state["beta"]
-        if beta == "auto":
-            beta = auto_beta(
-                table.score.std(correction=0).item(), args.kl_target, args.kl_unit, table.length.mean().item()
-            )
-        rollouts = max(1, self.state.max_steps // args.updates_per_rollout)
-        controller = make_kl_controller(
-            args.kl_controller, beta=beta, target=args.kl_target, unit=args.kl_unit, total_rollouts=rollouts
-        )
-        if state is not None:
-            controller.load_state_dict(state)
-        return controller
 
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
         if not self._measures_kl:
@@ -436,38 +351,6 @@ class PPOTrainer(RLOOTrainer):
             )
         return self._step_tokens
 
-    def _compute_dtype(self) -> torch.dtype:
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        return autocast.get(self.accelerator.mixed_precision, self.accelerator.unwrap_model(self.model).dtype)
-
-    def _finish_update_sums(self) -> None:
-        sums = self._reduce(self._update_sums.sums).tolist()
-        ratio_max, deviation = self.accelerator.gather(self._update_sums.maxima.view(1, 2)).amax(dim=0).tolist()
-        self._update_sums = UpdateSums(self.accelerator.device)
-        metrics = dict(zip(UpdateSums.NAMES, sums, strict=True))
-        if not all(map(torch.isfinite, torch.tensor(sums))):
-            raise RuntimeError(
-                f"The loss is not finite ({metrics}); the step is not taken. Lower the learning rate, or look for NaN in "
-                "the model's weights and in the scores. The last checkpoint is untouched."
-            )
-        self._append(metrics)
-        name, train = "policy/ratio_max", self._metrics["train"]
-        train[name] = [max([ratio_max, *train.get(name, [])])]
-        per_rollout = self.args.steps_per_generation * self.num_iterations
-        if self._step % per_rollout < self.current_gradient_accumulation_steps:
-            self._append({"policy/first_pass_deviation": deviation})
-            check_first_pass(deviation, self._compute_dtype())
-
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        started = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._update_seconds += time.perf_counter() - started - self._rollout_seconds
-        self._rollout_seconds = 0.0
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            self._append({"time/update": self._update_seconds})
-            self._update_seconds = 0.0
-        return loss
-
     # ---- Evaluating -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -494,44 +377,6 @@ class PPOTrainer(RLOOTrainer):
             self._metrics["eval"][name].extend(column.tolist())
         return None, None, None
 
-    # ---- Logging ----------------------------------------------------------------------------------------------------
-
-    def _append(self, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            self._metrics["train"][name].append(value)
-
-    def _reduce(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor, reduction="sum")
-
-    def _log_rollout(
-        self,
-        samples: Samples,
-        table: SequenceTable,
-        rewards: Tensor,
-        values: Tensor,
-        returns: Tensor,
-        advantages: Tensor,
-        mask: Tensor,
-    ) -> None:
-        residuals = self._reduce(masked_moments(returns - values, mask))
-        targets = self._reduce(masked_moments(returns, mask))
-        total_reward = self._reduce(masked_sum(rewards, mask)).item() / len(table.score)
-        explained = explained_variance_from_moments(residuals, targets).item()
-        self._append(table.metrics() | {"objective/reward": total_reward, "value/explained_variance": explained})
-        means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
-        self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
-
-    def _log_scores(self, samples: Samples, gathered: Tensor) -> None:
-        """Mean score of each reward function, and the columns of the completions table."""
-        self._logs["prompt"].extend(gather_object(samples.prompts))
-        self._logs["completion"].extend(gather_object(samples.completions))
-        mode = "train" if self.model.training else "eval"
-        for name, column in zip(self.reward_func_names, gathered.unbind(1), strict=True):
-            self._logs["rewards"][name].extend(column.tolist())
-            self._metrics[mode][f"rewards/{name}/mean"].append(column.nanmean().item())
-        if mode == "eval":
-            self._logs["advantages"].extend([0.0] * len(gathered))
-
     # ---- Saving -----------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -542,8 +387,7 @@ class PPOTrainer(RLOOTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save and self.kl_controller is not None:
             folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            with open(os.path.join(folder, KL_CONTROL_FILE), "w", encoding="utf-8") as file:
-                json.dump(self.kl_controller.state_dict(), file, indent=2)
+            save_controller(self.kl_controller, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -551,31 +395,5 @@ class PPOTrainer(RLOOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        path = None if checkpoint is None else os.path.join(checkpoint, KL_CONTROL_FILE)
-        if path is not None and os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                self._saved_kl_state = json.load(file)
-
-
-@contextmanager
-def _beta_for_parent(args: PPOConfig, builds_reference: bool) -> Iterator[None]:
-    """The parent reads `beta` only to decide whether to load a reference model."""
-    beta, args.beta = args.beta, 1.0 if builds_reference else 0.0
-    try:
-        yield
-    finally:
-        args.beta = beta
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for everything below `model`, whose own flag tells the parent that this is a training rollout."""
-    if not model.training:
-        yield
-        return
-    for child in model.children():
-        child.eval()
-    try:
-        yield
-    finally:
-        model.train()
+        if checkpoint is not None:
+            self._saved_kl_state = saved_controller(checkpoint)
