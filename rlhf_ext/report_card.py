@@ -169,23 +169,10 @@ def make_report_card(
     references = np.asarray(reference_scores, dtype=np.float64)
     finite = np.isfinite(pairs[0]) & np.isfinite(pairs[1])
     chosen, rejected, chosen_len, rejected_len = (array[finite] for array in pairs)
-    margins = chosen - rejected
     scores, lengths = np.concatenate([chosen, rejected]), np.concatenate([chosen_len, rejected_len])
-    count, right = len(margins), float(correctness(margins).sum())
-    low, high = wilson_interval(right, count) if count else (None, None)
-    table = reliability_table(margins, bins)
     score_std = _std(references)
     return ReportCard(
-        num_pairs=count,
-        num_ties=int((margins == 0).sum()),
-        accuracy=right / count if count else None,
-        accuracy_low=low,
-        accuracy_high=high,
-        margin_mean=_mean(margins),
-        margin_std=_std(margins),
-        brier=brier_score(margins) if count else None,
-        calibration_error=expected_calibration_error(table) if count else None,
-        reliability=table,
+        **_margin_statistics(chosen - rejected, bins),
         length_pearson=pearson(scores, lengths),
         length_spearman=spearman(scores, lengths),
         num_references=len(references),
@@ -194,6 +181,25 @@ def make_report_card(
         reference=reference or "reference completions",
         notes=_notes(num_left_out=int((~finite).sum()), score_std=score_std),
     )
+
+
+def _margin_statistics(margins: NDArray[np.float64], bins: int) -> dict[str, Any]:
+    """The fields of the card that depend on the margins alone."""
+    count, right = len(margins), float(correctness(margins).sum())
+    low, high = wilson_interval(right, count) if count else (None, None)
+    table = reliability_table(margins, bins)
+    return {
+        "num_pairs": count,
+        "num_ties": int((margins == 0).sum()),
+        "accuracy": right / count if count else None,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "margin_mean": _mean(margins),
+        "margin_std": _std(margins),
+        "brier": brier_score(margins) if count else None,
+        "calibration_error": expected_calibration_error(table) if count else None,
+        "reliability": table,
+    }
 
 
 def _as_vectors(*arrays: ArrayLike) -> list[NDArray[np.float64]]:
