@@ -41,6 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     folder = arguments.output
     settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
+    if settings.num_rollouts < 1:
+        print(f"error: --rollouts must be at least 1, got {settings.num_rollouts}", file=sys.stderr)
+        return 2
+    if folder.exists() and not folder.is_dir():
+        print(f"error: --output {folder} is a file; give a folder that is new or holds a run", file=sys.stderr)
+        return 2
     if arguments.fresh and (folder / "settings.json").is_file():
         shutil.rmtree(folder)
     try:

@@ -97,6 +97,17 @@ def test_another_runs_folder_is_refused(tmp_path, capsys):
     assert "--fresh" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--rollouts", "0"], "--rollouts must be at least 1, got 0"), (["--output", __file__], "is a file")],
+)
+def test_arguments_that_cannot_work_are_refused_at_once(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
