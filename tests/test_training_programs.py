@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -109,10 +108,8 @@ def test_reward_adapter_of_a_base_without_padding_token_is_one_that_ppo_takes(
 @pytest.mark.parametrize("streaming", [False, True])
 def test_two_processes_make_the_card_that_one_makes(reward_recipe, tiny_reward_path, tmp_path, streaming) -> None:
     # 11 pairs in batches of 3 on two processes: the last round has 3 and 2 pairs, of which one is repeated to fill up.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    two = ("--multi_gpu", "--num_processes", "2", "--main_process_port", port)
+    # Port 0: accelerate takes a free one just before it starts the processes.
+    two = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
     if streaming:
         (tmp_path / "data").mkdir()
         write_lines(tmp_path / "data" / "train.jsonl", ROWS[:64])
