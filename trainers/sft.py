@@ -59,6 +59,8 @@ def main() -> None:
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
