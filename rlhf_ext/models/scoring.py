@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.utils import find_adapter_config_file
 
 from .normalization import read_score_normalization
+from .reward_adapter import RewardAdapter
 
 
 def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
@@ -34,8 +35,12 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     gets the same special tokens (a BOS, or a closing question, that only one of them adds changes the score).
     """
     probe = "Is it the same?"
-    same_vocabulary = first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
-    return same_vocabulary and first(probe)["input_ids"] == second(probe)["input_ids"]
+    return same_vocabulary(first, second) and first(probe)["input_ids"] == second(probe)["input_ids"]
+
+
+def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether every token has the same id in both, EOS included."""
+    return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
 
 
 def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -62,6 +67,14 @@ def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> Non
         )
 
 
+def _check_labels(model: PreTrainedModel, name: str) -> None:
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"The reward model `{name}` has {model.config.num_labels} labels; PPO needs one score per sequence. Train it "
+            "with `num_labels=1`, or pass a Python function that reduces its outputs to a number."
+        )
+
+
 class RewardModelScorer:
     """
     A reward function in TRL's sense that wraps a reward model.
@@ -71,8 +84,8 @@ class RewardModelScorer:
     own chat template for conversations, with its own EOS where the policy ended the answer.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Sequence classifier with one label.
+        model ([`~transformers.PreTrainedModel`] or [`RewardAdapter`]):
+            Sequence classifier with one label, or the adapter of the policy's base that is one.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The reward model's tokenizer.
         policy_tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -91,28 +104,28 @@ class RewardModelScorer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | RewardAdapter,
         tokenizer: PreTrainedTokenizerBase,
         policy_tokenizer: PreTrainedTokenizerBase,
         name: str,
         batch_size: int,
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
-        if model.config.num_labels != 1:
-            raise ValueError(
-                f"The reward model `{name}` has {model.config.num_labels} labels; PPO needs one score per sequence. "
-                "Train it with `num_labels=1`, or pass a Python function that reduces its outputs to a number."
-            )
         check_reward_tokenizer(tokenizer, name)
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        self.model = model.eval().requires_grad_(False)
+        self.source: str | PreTrainedModel | RewardAdapter = model
+        self.normalization = None
+        if not isinstance(model, RewardAdapter):
+            _check_labels(model, name)
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            model.eval().requires_grad_(False)
+            self.normalization = read_score_normalization(model)
+        self.model = model
         self.tokenizer = tokenizer
         self.policy_tokenizer = policy_tokenizer
         self.__name__ = name
         self.batch_size = batch_size
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.reads_ids = same_tokens(tokenizer, policy_tokenizer)
-        self.normalization = read_score_normalization(model)
 
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
@@ -140,10 +153,10 @@ class RewardModelScorer:
         texts = [p + c + (eos if e else "") for p, c, e in zip(prompts, completions, ended, strict=True)]
         return self.tokenizer(texts)["input_ids"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _forward(self, sequences: Sequence[list[int]]) -> Tensor:
         batch = self.tokenizer.pad({"input_ids": list(sequences)}, padding_side="right", return_tensors="pt")
-        device = next(self.model.parameters()).device
+        device = self.model.device
         outputs = self.model(
             input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
         )
