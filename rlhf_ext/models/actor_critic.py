@@ -92,7 +92,7 @@ def add_roles(
                 return plain_forward(*args, fused_lm_head=True, **kwargs)
         if role in self.score_heads:
             with switch(role):
-                return _scores(self.base_model, self.score_heads[role], **kwargs)
+                return _scores(self.base_model, self.score_heads[role], kwargs)
         outputs, states = _with_states(self.base_model, plain_forward, *args, fused_lm_head=True, **kwargs)
         if self.critic.trunk is not None:
             states = _states(self.critic.trunk, kwargs)
@@ -125,9 +125,9 @@ def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     return trunk(**{name: inputs[name] for name in names if name in inputs}, use_cache=False).last_hidden_state
 
 
-def _scores(trunk: nn.Module, head: nn.Linear, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-    states = _states(trunk, {"input_ids": input_ids, "attention_mask": attention_mask})
-    rows = torch.arange(len(states), device=states.device)
+def _scores(trunk: nn.Module, head: nn.Linear, inputs: Mapping[str, Any]) -> SequenceClassifierOutput:
+    states = _states(trunk, inputs)
     # Padding is on the right.
-    last = states[rows, attention_mask.sum(1) - 1]
-    return SequenceClassifierOutput(logits=head(last.to(head.weight.dtype)))
+    last = inputs["attention_mask"].sum(1) - 1
+    states = states[torch.arange(len(states), device=states.device), last]
+    return SequenceClassifierOutput(logits=head(states.to(head.weight.dtype)))
