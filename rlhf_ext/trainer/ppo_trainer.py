@@ -137,8 +137,8 @@ class PPOTrainer(RoleTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
-        processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
         critic = check_roles(model, args, peft_config, critic_model)
+        processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:

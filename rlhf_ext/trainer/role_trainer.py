@@ -34,14 +34,16 @@ from .forward import TokenOutputs, completion_outputs, in_chunks
 from .measured import MeasuredTrainer
 from .optimization import hold_policy, split_off_critic
 from .reward_functions import loading_arguments, score_affine
+from .vllm import PROBE_PROMPTS, check_engine, sync_policy_only
 
 
 class RoleTrainer(MeasuredTrainer):
     """
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
-    What differs from the parent: `create_optimizer` and `create_scheduler` give the critic parameter groups of its own;
-    `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    What differs from the parent: `_generate_single_turn` checks vLLM after each weight synchronisation;
+    `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
+    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
 
     def _init_roles(self, kind: str, critic_model: str | PreTrainedModel | None) -> None:
@@ -77,6 +79,8 @@ class RoleTrainer(MeasuredTrainer):
                 scorer.model = self._prepare_frozen(scorer.model)
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
         self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
+        if self.use_vllm:
+            sync_policy_only(self.vllm_generation)
 
     def _make_critic(self, kind: str, critic_model: str | PreTrainedModel | None, policy: PreTrainedModel) -> Critic:
         if kind != "model":
@@ -127,6 +131,29 @@ class RoleTrainer(MeasuredTrainer):
         if self.ref_model is not None:
             return self._forward_in_chunks(self.ref_model, sequences, role=None).logprobs
         return self._forward_in_chunks(self.model, sequences, role=REFERENCE).logprobs
+
+    # ---- Generation by vLLM -----------------------------------------------------------------------------------------
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
+        completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if not is_synced:
+            self._check_engine(prompt_ids[: PROBE_PROMPTS * self.num_generations])
+        return completion_ids
+
+    def _check_engine(self, prompt_ids: list[list[int]]) -> None:
+        """Scores a few answers of vLLM by the policy too."""
+        engine = self.vllm_generation
+        engine.logprobs = 0  # of the sampled token
+        _, completion_ids, reported, _ = engine.generate(
+            prompts=prompt_ids, images=None, num_generations=self.num_generations
+        )
+        sequences = Sequences.from_lists(
+            prompt_ids, completion_ids, self._tokenizer.pad_token_id, self.accelerator.device
+        )
+        ours = self._forward_in_chunks(self.model, sequences).logprobs[sequences.completion_mask]
+        engine_logprobs = torch.tensor([token[0] for row in reported for token in row], device=ours.device)
+        check_engine(ours, engine_logprobs, self._compute_dtype())
 
     # ---- Optimizer --------------------------------------------------------------------------------------------------
 

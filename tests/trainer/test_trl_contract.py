@@ -20,6 +20,10 @@ SIGNATURES = {
     "_compute_loss": ["self", "model", "inputs"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
+    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields"],
+    "create_optimizer": ["self"],
+    "create_scheduler": ["self", "num_training_steps", "optimizer"],
+    "_load_best_model": ["self"],
     "_save": ["self", "output_dir", "state_dict"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
@@ -93,7 +97,7 @@ def test_the_config_still_refuses_one_generation(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name"),
     [(trl.trainer.utils, "add_fused_lm_head"), (trl.trainer.utils, "disable_dropout_in_model"),
-     (trl.trainer.utils, "use_adapter"), (trl.models, "prepare_deepspeed"), (trl.models, "prepare_fsdp")],
+     (trl.models, "prepare_deepspeed"), (trl.models, "prepare_fsdp")],
 )  # fmt: skip
 def test_a_helper_is_where_it_was(module, name):
     assert callable(getattr(module, name))
