@@ -1,11 +1,12 @@
 """Reward models as reward functions: what they are loaded with, and under which names they are logged."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf_ext.trainer import reward_functions
-from rlhf_ext.trainer.reward_functions import as_reward_function
+from rlhf_ext.trainer.reward_functions import as_reward_function, as_reward_functions, unique_names
 
 
 @pytest.fixture
@@ -21,11 +22,49 @@ def test_what_names_the_policys_repository_does_not_reach_the_reward_model(
     tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
 ):
     shared = {"dtype": "float32", "device_map": "cpu", "attn_implementation": "eager", "trust_remote_code": True}
+    shared |= {"token": "t", "cache_dir": "cache"}
     of_policy = {"revision": "v2", "subfolder": "policy", "variant": "fp16", "num_labels": 7}
     args = ppo_config(model_init_kwargs={**shared, **of_policy})
     as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
     assert loaded_with == [shared]
     assert args.model_init_kwargs == {**shared, **of_policy}
+
+
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "DEEPSPEED"])
+def test_a_reward_model_is_not_spread_over_the_devices_of_other_processes(
+    kind, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
+):
+    args = ppo_config(model_init_kwargs={"device_map": "auto", "dtype": "float32"})
+    args.distributed_state = SimpleNamespace(distributed_type=kind)
+    as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
+    assert loaded_with == [{"trust_remote_code": False, "dtype": "float32"}]
+
+
+def ones(completions, **_):
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("functions", "tokenizers", "weights", "error", "message"),
+    [
+        ([], None, None, ValueError, "empty list"),
+        ([ones, 3], None, None, TypeError, "holds 3, which is neither"),
+        ([ones, ones], None, [1.0], ValueError, r"1 reward_weights were passed for 2 reward_funcs \(\[1.0\]\)"),
+        ([ones, ones], [None], None, ValueError, "1 reward_processing_classes were passed for 2"),
+    ],
+    ids=["none", "number", "weights", "tokenizers"],
+)
+def test_a_list_that_does_not_fit_is_refused_before_a_model_is_loaded(
+    functions, tokenizers, weights, error, message, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
+):
+    functions = [tiny_reward_path, *functions[1:]] if functions else []
+    with pytest.raises(error, match=message):
+        as_reward_functions(functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights))
+    assert loaded_with == []
+
+
+def test_names_are_told_apart_by_numbers():
+    assert unique_names(["a", "b", "a", "a_2", "a"]) == ["a", "b", "a_2", "a_2_2", "a_3"]
 
 
 @pytest.mark.parametrize("trusts", [False, True])
