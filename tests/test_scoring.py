@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-from conftest import CHAT_TEMPLATE, tiny_config
 from transformers import LlamaForSequenceClassification
 
+from conftest import CHAT_TEMPLATE, tiny_config
 from rlhf_ext.models.scoring import RewardModelScorer, load_reward_model
 
 CHATML = CHAT_TEMPLATE.replace("<|im_end|>", "<|im_end|>\n")

@@ -88,8 +88,8 @@ def check_prompts(prompts: Iterable[Any], name: str) -> None:
             raise ValueError(f"Row {i} of `{name}` holds token ids ({_shown(prompt)}). {_TOKEN_IDS}")
         if not (prompt is None or isinstance(prompt, str) or _is_conversation(prompt)):
             raise ValueError(
-                f"Row {i} of `{name}` holds {_shown(prompt)}, which is no prompt: a prompt is a text, or a list of messages "
-                "such as {'role': 'user', 'content': 'Hi'}."
+                f"Row {i} of `{name}` holds {_shown(prompt)}, which is no prompt: a prompt is a text, or a list of "
+                "messages such as {'role': 'user', 'content': 'Hi'}."
             )
         if not _text(prompt).strip():
             raise ValueError(f"Row {i} of `{name}` has an empty prompt ({_shown(prompt)}). Remove such rows.")

@@ -54,7 +54,8 @@ def as_reward_functions(
     for function in functions:
         if not isinstance(function, str | nn.Module) and not callable(function):
             raise TypeError(
-                f"`reward_funcs` holds {function!r}, which is neither a reward model (Hub id, folder, model) nor a function."
+                f"`reward_funcs` holds {function!r}, which is neither a reward model (Hub id, folder, model) nor a "
+                "function."
             )
     for name, values in (("reward_processing_classes", tokenizers), ("reward_weights", args.reward_weights)):
         if values is not None and len(values) != len(functions):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import trl.trainer.rloo_trainer
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from rlhf_ext import PPOConfig, PPOTrainer, load_data
@@ -109,8 +109,15 @@ def test_data_is_refused_before_a_model_is_loaded(columns, message, tiny_policy_
 def test_texts_and_conversations_in_one_file_are_refused(tiny_policy_path, ppo_config, no_model_is_loaded, tmp_path):
     rows = [json.dumps({"prompt": prompt}) for prompt in ("a", [{"role": "user", "content": "b"}]) * 8]
     (tmp_path / "mixed.jsonl").write_text("\n".join(rows))
-    with pytest.raises(ValueError, match="Row 1 .* is a conversation, unlike the rows before"):
+    with pytest.raises(ValueError, match=r"Row 1 .* is a conversation, unlike the rows before"):
         PPOTrainer(tiny_policy_path, ones, ppo_config(), load_data(str(tmp_path / "mixed.jsonl")))
+
+
+def test_a_stream_with_an_empty_prompt_is_refused_where_it_comes(tiny_policy_path, ppo_config):
+    stream = IterableDataset.from_generator(lambda: ({"prompt": "" if i == 5 else "a"} for i in range(16)))
+    trainer = PPOTrainer(tiny_policy_path, ones, ppo_config(), stream)
+    with pytest.raises(ValueError, match="empty prompt"):
+        trainer.train()
 
 
 def test_conversations_for_a_tokenizer_without_a_chat_template_are_refused(
