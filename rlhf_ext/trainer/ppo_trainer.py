@@ -33,13 +33,13 @@ from ..kl_control import KLController
 from ..models.critic import add_value_head, load_value_head, save_value_head
 from ..models.scoring import RewardModelScorer
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs
+from .checks import check_inputs, check_prompts
 from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .measured import MeasuredTrainer, Samples
 from .ppo_config import PPOConfig
-from .reward_functions import RewardFunc, as_reward_function, score_affine
+from .reward_functions import RewardFunc, as_reward_functions, score_affine, unique_names
 from .statistics import SequenceTable
 
 
@@ -140,17 +140,7 @@ class PPOTrainer(MeasuredTrainer):
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
             ref_model = copy.deepcopy(model)
-        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        tokenizers = reward_processing_classes
-        tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(functions)
-        if len(tokenizers) != len(functions):
-            raise ValueError(
-                f"{len(tokenizers)} reward_processing_classes were passed for {len(functions)} reward_funcs; pass one "
-                "for each (None for a Python function)."
-            )
-        functions = [
-            as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
-        ]
+        functions = as_reward_functions(reward_funcs, reward_processing_classes, processing_class, args)
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
@@ -164,6 +154,7 @@ class PPOTrainer(MeasuredTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+        self.reward_func_names: list[str] = unique_names(self.reward_func_names)
         if ref_model is not None and self._measures_kl:
             self.ref_model = self._prepare_reference(ref_model)
         policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
@@ -254,6 +245,8 @@ class PPOTrainer(MeasuredTrainer):
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Samples:
         prompts = [example["prompt"] for example in inputs]
+        # A stream could not be read through beforehand.
+        check_prompts(prompts, "prompts")
         prompt_ids, completion_ids, completions = self._generate(prompts)
         device = self.accelerator.device
         sequences = Sequences.from_lists(prompt_ids, completion_ids, self._tokenizer.pad_token_id, device)

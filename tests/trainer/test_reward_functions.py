@@ -73,7 +73,7 @@ def test_a_reward_model_is_trusted_as_the_policy_is(trusts, tiny_reward_path, ti
     assert loaded_with == [{"trust_remote_code": trusts}]
 
 
-def test_reward_models_whose_folders_have_the_same_last_name_have_their_own_metrics(
+def test_every_reward_model_has_its_own_metrics_also_one_given_twice(
     tiny_policy_path, tiny_reward_path, prompts, ppo_config, tmp_path, monkeypatch
 ):
     import torch
@@ -82,18 +82,20 @@ def test_reward_models_whose_folders_have_the_same_last_name_have_their_own_metr
     from rlhf_ext import PPOTrainer
 
     monkeypatch.chdir(tmp_path)
-    paths = [f"run{i}/reward" for i in range(2)]
-    for path, constant in zip(paths, (0.0, 3.0), strict=True):
+    paths = ["run0/reward", "run1/reward", "run1/reward"]
+    for path, constant in zip(paths[:2], (0.0, 3.0), strict=True):
         shutil.copytree(tiny_reward_path, path)
         model = AutoModelForSequenceClassification.from_pretrained(path)
         torch.nn.init.constant_(model.score.weight, constant)
         model.save_pretrained(path)
-    trainer = PPOTrainer(tiny_policy_path, paths, ppo_config(max_steps=4), prompts)
+    trainer = PPOTrainer(tiny_policy_path, paths, ppo_config(max_steps=4, reward_weights=[1.0, 1.0, 0.0]), prompts)
     trainer.train()
     row = next(row for row in trainer.state.log_history if "objective/score" in row)
     assert row["rewards/run0/reward/mean"] == 0.0
     assert row["rewards/run1/reward/mean"] == pytest.approx(row["objective/score_raw"], rel=1e-4)
+    assert row["rewards/run1/reward_2/mean"] == row["rewards/run1/reward/mean"]
     assert row["objective/score_raw"] != 0.0
+    assert [len(column) for column in trainer._logs["rewards"].values()] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(("given", "name"), [("{}", "{}"), ("{}/", "{}"), ("{}/../tiny-reward", "{}")])
