@@ -28,12 +28,12 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs, check_roles
+from .checks import check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
 from .measured import Samples
 from .ppo_config import PPOConfig
-from .reward_functions import RewardFunc, as_reward_functions
+from .reward_functions import RewardFunc, as_reward_functions, unique_names
 from .role_trainer import RoleTrainer
 from .statistics import SequenceTable
 
@@ -159,6 +159,7 @@ class PPOTrainer(RoleTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+        self.reward_func_names: list[str] = unique_names(self.reward_func_names)
         if ref_model is not None and self._measures_kl:
             self.ref_model = self._prepare_reference(ref_model)
         self._init_roles(critic, critic_model)
@@ -209,6 +210,8 @@ class PPOTrainer(RoleTrainer):
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Samples:
         prompts = [example["prompt"] for example in inputs]
+        # A stream could not be read through beforehand.
+        check_prompts(prompts, "prompts")
         prompt_ids, completion_ids, completions = self._generate(prompts)
         device = self.accelerator.device
         sequences = Sequences.from_lists(prompt_ids, completion_ids, self._tokenizer.pad_token_id, device)
