@@ -29,10 +29,11 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs, check_prompts, check_roles
+from .checks import check_arguments, check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
 from .measured import Samples
+from .policy import load_adapter_policy, policy_source
 from .ppo_config import PPOConfig
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
 from .role_trainer import RoleTrainer
@@ -73,7 +74,8 @@ class PPOTrainer(RoleTrainer):
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy.
+            The policy. A saved adapter (its Hub id or folder, or a [`~peft.PeftModel`]) is trained further, and its
+            initial state is the reference.
         reward_funcs (`str`, [`~transformers.PreTrainedModel`], callable, or a list of them):
             Reward models (Hub id, folder, or sequence classifier with one label) and Python functions in TRL's sense;
             their scores are added with `args.reward_weights`.
@@ -140,15 +142,17 @@ class PPOTrainer(RoleTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
-        critic = check_roles(model, args, peft_config, critic_model)
-        processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
+        check_arguments(args)
+        source = policy_source(model, peft_config, args)
+        critic = check_roles(source.adapter, args, critic_model)
+        processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
             ref_model = copy.deepcopy(model)
-        functions = as_reward_functions(
-            reward_funcs, reward_processing_classes, processing_class, args, model, peft_config
-        )
+        functions = as_reward_functions(reward_funcs, reward_processing_classes, processing_class, args, source)
+        if isinstance(model, str) and source.base != model:
+            model = load_adapter_policy(model, source.base, args, quantization_config)
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,

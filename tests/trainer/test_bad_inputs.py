@@ -160,7 +160,7 @@ def test_config_and_tokenizer_are_those_of_the_revision(
     for auto, result in loaded.items():
         monkeypatch.setattr(auto, "from_pretrained", lambda name, result=result, **kw: asked.append(kw) or result)
     args = ppo_config(model_init_kwargs={"revision": "v2", "token": "t", "dtype": "float32"})
-    checks.check_inputs(tiny_policy_path, args, prompts, None, None)
+    checks.check_inputs(tiny_policy_path, tiny_policy_path, args, prompts, None, None)
     assert [{name: kw.get(name) for name in args.model_init_kwargs} for kw in asked] == [
         {"revision": "v2", "token": "t", "dtype": None}
     ] * 2
