@@ -88,6 +88,27 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypat
     assert [row["step"] for row in history] == [updates * i for i in range(1, 6)]
 
 
+@pytest.mark.usefixtures("tiny_demo")
+def test_a_reward_model_that_was_saved_by_half_does_not_count_as_done(tmp_path, monkeypatch):
+    from rlhf_ext import RewardTrainer
+
+    def interrupted(self, output_dir, *_):
+        self.model.save_pretrained(output_dir)
+        raise KeyboardInterrupt  # before the tokenizer
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "align", stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RewardTrainer, "save_model", interrupted)
+        demo.run(tmp_path, SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path, SMALL)
+    saved = {path.name for path in (tmp_path / "reward_model").iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "report_card.json"} <= saved
+
+
 def test_another_runs_folder_is_refused(tmp_path, capsys):
     stages.open_run(tmp_path / "run", SMALL)
     stages.open_run(tmp_path / "run", SMALL)
