@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import find_adapter_config_file
 
 from .normalization import read_score_normalization
+from .reward_adapter import RewardAdapter
 
 # Loading arguments that say how to reach the Hub, whichever repository is read.
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -70,8 +71,12 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     gets the same special tokens (a BOS, or a closing question, that only one of them adds changes the score).
     """
     probe = "Is it the same?"
-    same_vocabulary = first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
-    return same_vocabulary and first(probe)["input_ids"] == second(probe)["input_ids"]
+    return same_vocabulary(first, second) and first(probe)["input_ids"] == second(probe)["input_ids"]
+
+
+def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether every token has the same id in both, EOS included."""
+    return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
 
 
 def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -109,8 +114,8 @@ class RewardModelScorer:
     other text with its own EOS where the policy ended the answer.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Sequence classifier with one label.
+        model ([`~transformers.PreTrainedModel`] or [`RewardAdapter`]):
+            Sequence classifier with one label, or the adapter of the policy's base that is one.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The reward model's tokenizer.
         policy_tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -129,24 +134,28 @@ class RewardModelScorer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | RewardAdapter,
         tokenizer: PreTrainedTokenizerBase,
         policy_tokenizer: PreTrainedTokenizerBase,
         name: str,
         batch_size: int,
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
-        _check_one_label(model.config, name)
         check_reward_tokenizer(tokenizer, name)
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        self.model = model.eval().requires_grad_(False)
+        self.source: str | PreTrainedModel | RewardAdapter = model
+        self.normalization = None
+        if not isinstance(model, RewardAdapter):
+            _check_one_label(model.config, name)
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            model.eval().requires_grad_(False)
+            self.normalization = read_score_normalization(model)
+        self.model = model
         self.tokenizer = tokenizer
         self.policy_tokenizer = policy_tokenizer
         self.__name__ = name
         self.batch_size = batch_size
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.reads_ids = same_tokens(tokenizer, policy_tokenizer)
-        self.normalization = read_score_normalization(model)
 
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
@@ -186,10 +195,10 @@ class RewardModelScorer:
         text = self.policy_tokenizer.apply_chat_template(turns, tokenize=False, **self.chat_template_kwargs)
         return self.policy_tokenizer(text.rpartition("Hello")[2], add_special_tokens=False)["input_ids"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _forward(self, sequences: Sequence[list[int]]) -> Tensor:
         batch = self.tokenizer.pad({"input_ids": list(sequences)}, padding_side="right", return_tensors="pt")
-        device = next(self.model.parameters()).device
+        device = self.model.device
         outputs = self.model(
             input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
         )

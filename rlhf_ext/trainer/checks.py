@@ -1,12 +1,16 @@
 """Checks of the data and the tokenizer, made before any model is loaded."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.critic import VALUE_HEAD_FILE
+from ..models.roles import POLICY, check_adapter
 from ..models.scoring import hub_arguments, tokenize_prompts
 from .ppo_config import PPOConfig
 
@@ -178,6 +182,34 @@ def check_inputs(
             )
         check_lengths(dataset, name, model, tokenizer, args)
     return tokenizer
+
+
+def check_roles(
+    model: str | PreTrainedModel, args: PPOConfig, peft_config: PeftConfig | None, critic_model: Any
+) -> str:
+    """
+    Refuse roles that do not go together; returns the kind of the critic.
+
+    Raises:
+        ValueError: For an adapter that cannot be one role among several, a critic that needs an adapter where there is
+            none, and a `critic_model` that is no critic of that kind.
+    """
+    adapter = model.peft_config[POLICY] if isinstance(model, PeftModel) else peft_config
+    if adapter is not None:
+        check_adapter(adapter)
+    kind = args.critic or ("model" if adapter is None else "adapter")
+    if kind == "adapter" and adapter is None:
+        raise ValueError(
+            "critic='adapter' puts the critic on an adapter beside the policy's, but the policy has none. Pass a "
+            "`peft_config`, or choose critic='model' or critic='head'."
+        )
+    if kind != "model" and critic_model is not None:
+        if not isinstance(critic_model, str) or not os.path.isfile(os.path.join(critic_model, VALUE_HEAD_FILE)):
+            raise ValueError(
+                f"critic={kind!r} starts from the folder `critic` of an earlier run, which holds `{VALUE_HEAD_FILE}`; "
+                f"got critic_model={critic_model!r}. For a critic that starts from a whole model choose critic='model'."
+            )
+    return kind
 
 
 def _repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:

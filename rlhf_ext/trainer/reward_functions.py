@@ -6,11 +6,20 @@ from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.normalization import read_score_normalization
-from ..models.scoring import RewardModelScorer, check_reward_tokenizer, hub_arguments, load_reward_model
+from ..models.reward_adapter import RewardAdapter, is_adapter_of
+from ..models.roles import POLICY
+from ..models.scoring import (
+    RewardModelScorer,
+    check_reward_tokenizer,
+    hub_arguments,
+    load_reward_model,
+    same_tokens,
+)
 from .checks import load_tokenizer
 from .ppo_config import PPOConfig
 
@@ -28,7 +37,12 @@ _SHARED_LOADING_ARGUMENTS = (
 
 
 def as_reward_functions(
-    reward_funcs: RewardFunc | list[RewardFunc], tokenizers: Any, policy_tokenizer: Any, args: PPOConfig
+    reward_funcs: RewardFunc | list[RewardFunc],
+    tokenizers: Any,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy: str | PreTrainedModel | PeftModel,
+    peft_config: PeftConfig | None,
 ) -> list[Callable[..., list[float | None]]]:
     """
     Everything that may be given as `reward_funcs`, as a list of callables; see [`as_reward_function`].
@@ -42,6 +56,10 @@ def as_reward_functions(
             The policy's tokenizer.
         args ([`PPOConfig`]):
             Settings.
+        policy (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy, on whose base reward models can be attached where it is an adapter.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Configuration of the adapter that the policy is to get.
 
     Raises:
         TypeError: For what is neither a reward model nor a function.
@@ -62,7 +80,13 @@ def as_reward_functions(
             raise ValueError(
                 f"{len(values)} {name} were passed for {len(functions)} reward_funcs ({values}); pass one for each."
             )
-    return [as_reward_function(f, t, policy_tokenizer, args) for f, t in zip(functions, tokenizers, strict=True)]
+    if isinstance(policy, PeftModel):
+        peft_config = policy.peft_config[POLICY]
+    base = policy if isinstance(policy, str) else policy.config._name_or_path
+    return [
+        as_reward_function(function, tokenizer, policy_tokenizer, args, base, peft_config)
+        for function, tokenizer in zip(functions, tokenizers, strict=True)
+    ]
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -75,14 +99,20 @@ def unique_names(names: list[str]) -> list[str]:
 
 
 def as_reward_function(
-    function: RewardFunc, tokenizer: PreTrainedTokenizerBase | None, policy_tokenizer: Any, args: PPOConfig
+    function: RewardFunc,
+    tokenizer: PreTrainedTokenizerBase | None,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy_base: str | None = None,
+    policy_adapter: PeftConfig | None = None,
 ) -> Callable[..., list[float | None]]:
     """
     A Python function as it is; a reward model, loaded where it is named, behind a [`RewardModelScorer`].
 
     A reward model is logged under the whole id or folder that it was given by, because the last names of folders repeat
     (`run1/reward`, `run2/reward`). Of the policy's `model_init_kwargs` it gets those that are not about the policy's
-    repository.
+    repository. One that was saved as an adapter of the policy's base (`policy_base`, where the policy is itself an
+    adapter, `policy_adapter`) is not loaded but attached to that base by the trainer.
     """
     if not isinstance(function, str | nn.Module):
         return function
@@ -91,9 +121,8 @@ def as_reward_function(
     hub = hub_arguments(args.model_init_kwargs)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code, **hub)
     check_reward_tokenizer(tokenizer, path or name)
-    model = load_reward_model(function, **_loading_arguments(args)) if isinstance(function, str) else function
     scorer = RewardModelScorer(
-        model,
+        _reward_model(function, tokenizer, policy_tokenizer, args, policy_base, policy_adapter),
         tokenizer,
         policy_tokenizer,
         name=name,
@@ -101,11 +130,30 @@ def as_reward_function(
         chat_template_kwargs=args.chat_template_kwargs,
     )
     if isinstance(function, str):
+        scorer.source = function
         scorer.normalization = read_score_normalization(function, **hub)
     return scorer
 
 
-def _loading_arguments(args: PPOConfig) -> dict[str, Any]:
+def _reward_model(
+    function: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy_base: str | None,
+    policy_adapter: PeftConfig | None,
+) -> PreTrainedModel | RewardAdapter:
+    if not isinstance(function, str):
+        return function
+    if policy_base and policy_adapter is not None and same_tokens(tokenizer, policy_tokenizer):
+        revision = (args.model_init_kwargs or {}).get("revision")
+        if is_adapter_of(function, policy_base, revision, policy_adapter):
+            return RewardAdapter(function)
+    return load_reward_model(function, **loading_arguments(args))
+
+
+def loading_arguments(args: PPOConfig) -> dict[str, Any]:
+    """Of the policy's `model_init_kwargs`, those that hold for every model of the run."""
     given = args.model_init_kwargs or {}
     shared = {name: given[name] for name in _SHARED_LOADING_ARGUMENTS if name in given}
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):

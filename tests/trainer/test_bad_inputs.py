@@ -212,6 +212,6 @@ def test_weights_that_are_not_finite_stop_the_run(tiny_policy_path, prompts, ppo
         policy, ones, ppo_config(beta=0.0), prompts, processing_class=AutoTokenizer.from_pretrained(tiny_policy_path)
     )
     with torch.no_grad():
-        trainer.value_head.linear.bias.fill_(float("nan"))
+        trainer.critic.value_head.linear.bias.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
         trainer.train()

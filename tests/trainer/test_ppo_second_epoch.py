@@ -81,7 +81,7 @@ def test_the_second_step_on_a_rollout_equals_plain_torch(
     args = ppo_config(
         beta=BETA, epsilon=EPSILON, lam=LAM, vf_coef=VF, entropy_coef=ENT, value_clip_range=VALUE_CLIP, optim="sgd",
         learning_rate=LR, lr_scheduler_type="constant", max_grad_norm=1e9, num_iterations=2, steps_per_generation=1,
-        per_device_train_batch_size=8, max_steps=2, kl_placement=placement,
+        per_device_train_batch_size=8, max_steps=2, kl_placement=placement, critic="head",
         kl_estimator=estimator, gamma=gamma, temperature=temperature,
     )  # fmt: skip
     plain = LlamaForCausalLM.from_pretrained(tiny_policy_path)
@@ -94,7 +94,7 @@ def test_the_second_step_on_a_rollout_equals_plain_torch(
         copy.deepcopy(plain), count_a, args, prompts, processing_class=tiny_tokenizer, ref_model=copy.deepcopy(noisy)
     )
     with torch.no_grad():
-        trainer.value_head.linear.weight.normal_(generator=torch.Generator().manual_seed(3))
+        trainer.critic.value_head.linear.weight.normal_(generator=torch.Generator().manual_seed(3))
     states, original = [], trainer._compute_loss
 
     def remembering(*inputs):
@@ -104,8 +104,10 @@ def test_the_second_step_on_a_rollout_equals_plain_torch(
     trainer._compute_loss = remembering
     trainer.train()
     rollout = trainer._buffered_inputs[0]
-    heads = [[s["value_head.linear.weight"][0].clone(), s["value_head.linear.bias"].clone()] for s in states]
-    weights = [{k: v for k, v in s.items() if "value_head" not in k} for s in states]
+    heads = [
+        [s["critic.value_head.linear.weight"][0].clone(), s["critic.value_head.linear.bias"].clone()] for s in states
+    ]
+    weights = [{k: v for k, v in s.items() if "critic" not in k} for s in states]
     texts = tiny_tokenizer.batch_decode(rollout["completion_ids"], skip_special_tokens=True)
     plain.load_state_dict(weights[0])
     sequences = []
@@ -126,5 +128,5 @@ def test_the_second_step_on_a_rollout_equals_plain_torch(
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(after[name], parameter.detach() - LR * parameter.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        after["value_head.linear.weight"][0], (head[0] - LR * head[0].grad).detach(), rtol=1e-5, atol=1e-5
+        after["critic.value_head.linear.weight"][0], (head[0] - LR * head[0].grad).detach(), rtol=1e-5, atol=1e-5
     )

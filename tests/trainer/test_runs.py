@@ -231,29 +231,34 @@ def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_con
     assert {"eval_objective/score", "eval_objective/score_raw", "eval_completions/mean_length"} <= set(metrics)
 
 
-def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(tiny_policy_path, prompts, ppo_config):
+@pytest.mark.parametrize("critic", ["head", "model"])
+def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(critic, tiny_policy_path, prompts, ppo_config):
     from safetensors import safe_open
 
-    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1, critic=critic), prompts)
     trainer.train()
     trainer.save_model()
     folder = trainer.args.output_dir
     with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
-        assert not [key for key in file.keys() if "value_head" in key]
-    with safe_open(os.path.join(folder, "value_head.safetensors"), "pt") as file:
-        assert torch.equal(file.get_tensor("linear.weight"), trainer.value_head.linear.weight.detach())
+        assert not [key for key in file.keys() if "critic" in key]
+    with safe_open(os.path.join(folder, "critic", "value_head.safetensors"), "pt") as file:
+        assert torch.equal(file.get_tensor("linear.weight"), trainer.critic.value_head.linear.weight.detach())
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("peft", [False, True])
-def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(peft, tiny_policy_path, prompts, ppo_config, tmp_path):
+@pytest.mark.parametrize(
+    ("peft", "critic"), [(False, "model"), (False, "head"), (True, "adapter"), (True, "head"), (True, "model")]
+)
+def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(
+    peft, critic, tiny_policy_path, prompts, ppo_config, tmp_path
+):
     def run(folder, **kwargs):
         args = ppo_config(
             output_dir=str(folder), save_strategy="steps", save_steps=8, max_steps=16, kl_target=0.5,
-            kl_unit="sequence", kl_controller="multiplicative",
+            kl_unit="sequence", kl_controller="multiplicative", critic=critic,
         )  # fmt: skip
         trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts, peft_config=lora() if peft else None)
         trainer.train(**kwargs)
@@ -274,7 +279,7 @@ def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo
     args = ppo_config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=4, beta=0.1)
     PPOTrainer(tiny_policy_path, code_points, args, prompts).train()
     checkpoint = tmp_path / "run" / "checkpoint-4"
-    (checkpoint / "value_head.safetensors").unlink()
+    (checkpoint / "critic" / "value_head.safetensors").unlink()
     trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
     with pytest.raises(FileNotFoundError, match="critic cannot be restored"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
