@@ -155,11 +155,6 @@ def check_inputs(
         TypeError: For a dataset or tokenizer of the wrong type.
         ValueError: For data that cannot be trained on; the message names the row and the way out.
     """
-    if not isinstance(args, PPOConfig):
-        raise TypeError(
-            f"`args` must be a rlhf_ext.PPOConfig, got {type(args).__module__}.{type(args).__name__}. The arguments of "
-            "PPOTrainer are `model`, `reward_funcs`, `args`, `train_dataset`, in this order."
-        )
     if train_dataset is None:
         raise ValueError("`train_dataset` is required: a dataset with a column `prompt`.")
     named = {"train_dataset": train_dataset}
@@ -188,12 +183,18 @@ def check_roles(
     model: str | PreTrainedModel, args: PPOConfig, peft_config: PeftConfig | None, critic_model: Any
 ) -> str:
     """
-    Refuse roles that do not go together; returns the kind of the critic.
+    Refuse settings of another trainer and roles that do not go together; returns the kind of the critic.
 
     Raises:
+        TypeError: If `args` is no [`PPOConfig`].
         ValueError: For an adapter that cannot be one role among several, a critic that needs an adapter where there is
             none, and a `critic_model` that is no critic of that kind.
     """
+    if not isinstance(args, PPOConfig):
+        raise TypeError(
+            f"`args` must be a rlhf_ext.PPOConfig, got {type(args).__module__}.{type(args).__name__}. The arguments of "
+            "PPOTrainer are `model`, `reward_funcs`, `args`, `train_dataset`, in this order."
+        )
     adapter = model.peft_config[POLICY] if isinstance(model, PeftModel) else peft_config
     if adapter is not None:
         check_adapter(adapter)

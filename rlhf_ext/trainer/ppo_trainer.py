@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ from .ppo_config import PPOConfig
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
 from .role_trainer import RoleTrainer
 from .statistics import SequenceTable
+
+logger = get_logger(__name__)
 
 
 class PPOTrainer(RoleTrainer):
@@ -245,7 +248,7 @@ class PPOTrainer(RoleTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_scores(samples, gathered)
+        self._log_scores(samples, gathered, own)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:
@@ -266,8 +269,10 @@ class PPOTrainer(RoleTrainer):
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
         if not self._measures_kl:
             return
-        beta = controller.beta
+        beta, status = controller.beta, controller.status
         self.beta = controller.update(table.kl_measurement(controller.unit))
+        if controller.finding is not None and controller.status != status:
+            logger.warning(controller.finding)
         self._append({"kl/beta": beta} | ({} if controller.target is None else {"kl/target": controller.target}))
         if controller.wants_stop:
             raise RuntimeError(
@@ -291,8 +296,10 @@ class PPOTrainer(RoleTrainer):
         entropy = entropy_bonus(outputs.entropies, mask, num_tokens)
         loss = policy.loss + args.vf_coef * value.loss - args.entropy_coef * entropy
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
-        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, num_tokens)
+            # A mean of this micro-batch, not a share of the step.
+            micro_batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
+        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, loss, num_tokens)
         if (self._step + 1) % self.current_gradient_accumulation_steps == 0:
             self._finish_update_sums()
         # Ranks average their gradients, while each loss is already its share of the whole step.
@@ -346,4 +353,4 @@ class PPOTrainer(RoleTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._saved_kl_state = saved_controller(checkpoint)
+            self.kl_controller, self._saved_kl_state = None, saved_controller(checkpoint)

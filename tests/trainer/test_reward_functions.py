@@ -59,7 +59,7 @@ def test_a_list_that_does_not_fit_is_refused_before_a_model_is_loaded(
 ):
     functions = [tiny_reward_path, *functions[1:]] if functions else []
     with pytest.raises(error, match=message):
-        as_reward_functions(functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights))
+        as_reward_functions(functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights), "policy", None)
     assert loaded_with == []
 
 

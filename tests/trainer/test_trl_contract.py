@@ -34,7 +34,7 @@ ATTRIBUTES = {
     "_buffered_inputs", "_step", "_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_weights", "reward_funcs",
     "reward_func_names", "aux_loss_enabled", "router_aux_loss_coef", "mask_truncated_completions", "temperature",
     "num_iterations", "ref_model", "accelerator", "current_gradient_accumulation_steps", "is_deepspeed_enabled",
-    "is_fsdp_enabled",
+    "is_fsdp_enabled", "_pending_extra_logs", "_pending_metrics", "use_vllm",
 }  # fmt: skip
 
 
