@@ -50,7 +50,7 @@ def test_the_demo_runs_reports_and_continues(tmp_path, capsys, monkeypatch):
     assert card["normalization"]["score_std"] > 0
     for name in (
         "policy/adapter_model.safetensors",
-        "policy/value_head.safetensors",
+        "policy/critic/value_head.safetensors",
         "reward_model/model.safetensors",
     ):
         assert (folder / name).is_file()
