@@ -98,11 +98,22 @@ def test_a_kl_far_below_zero_freezes_log_pi_and_never_lowers_beta():
     assert controller.status == "frozen" and "temperature" in controller.finding
     controller.update(measure(3.0))
     assert controller.status != "frozen"
+    fresh = make_kl_controller("log_pi", 0.1, target=6.0, unit="sequence", total_rollouts=25)
+    statuses = []
+    for _ in range(3):
+        fresh.update(measure(-5.0, std=1.0))
+        statuses.append(fresh.status)
+    assert statuses == ["hold", "hold", "frozen"]
 
 
 def test_log_pi_stays_in_its_bounds_and_says_when_it_is_stuck():
     controller = make_kl_controller("log_pi", 0.1, target=6.0, unit="sequence", total_rollouts=25)
-    run(controller, [60.0] * 40)
+    at_bound = []
+    for _ in range(40):
+        if controller.update(measure(60.0)) == 10.0:
+            at_bound.append(controller.status)
+    # A patience of 25 // 5 rollouts.
+    assert at_bound[:5] == ["tracking"] * 4 + ["saturated"]
     assert controller.beta == pytest.approx(10.0)
     assert controller.status == "saturated" and "learning rate" in controller.finding
 

@@ -44,11 +44,14 @@ def test_a_classifier_of_two_labels_is_refused_by_its_folder(tiny_tokenizer, tmp
         load_reward_model(str(tmp_path))
 
 
-def test_a_finished_chat_answer_is_read_as_the_reward_model_was_trained_to(chat_tokenizer):
+@pytest.mark.parametrize("eos", ["<|im_end|>", "<|im_start|>"], ids=["eos", "end-of-turn"])
+def test_a_finished_chat_answer_is_read_as_the_reward_model_was_trained_to(eos, chat_tokenizer):
+    # In some families, such as Gemma, the token that ends a turn is not the tokenizer's EOS.
+    chat_tokenizer.eos_token = eos
     scorer = scorer_of(chat_tokenizer, chat_tokenizer)
     prompts, answers = [chat("Hi"), chat("a", "b", "c")], ["Hello.", "d"]
-    eos = chat_tokenizer.eos_token_id
-    completion_ids = [[*chat_tokenizer(answer)["input_ids"], eos] for answer in answers]
+    end = chat_tokenizer.convert_tokens_to_ids("<|im_end|>")
+    completion_ids = [[*chat_tokenizer(answer)["input_ids"], end] for answer in answers]
     completions = [[{"role": "assistant", "content": answer}] for answer in answers]
     trained_on = [
         chat_tokenizer.apply_chat_template(p + c)["input_ids"] for p, c in zip(prompts, completions, strict=True)

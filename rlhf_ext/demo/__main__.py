@@ -7,10 +7,15 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .settings import DemoSettings
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 COLUMNS = (
     ("rollout", None, "{:7.0f}"),
@@ -101,49 +106,44 @@ def announce(number: str, what: str, result: Path) -> None:
     print(f"[{number}] {what}" + (" (done before)" if result.exists() else ""), flush=True)
 
 
-def progress_bar(unit: str):  # type: ignore[no-untyped-def]
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that a stage advances by (done, total); nothing is drawn for a stage that was done before."""
-    from contextlib import contextmanager
-
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    @contextmanager
-    def bar():  # type: ignore[no-untyped-def]
-        columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
-            tasks: list = []
+    columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        tasks: list = []
 
-            def advance(done: int, total: int) -> None:
-                if not tasks:
-                    tasks.append(progress.add_task(unit, total=total))
-                progress.update(tasks[0], completed=done)
+        def advance(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(progress.add_task(unit, total=total))
+            progress.update(tasks[0], completed=done)
 
-            yield advance
-
-    return bar()
+        yield advance
 
 
-def step_callback(progress: Callable[[int, int], None]):  # type: ignore[no-untyped-def]
+def step_callback(progress: Callable[[int, int], None]) -> "TrainerCallback":
     """Advance a bar at every optimizer step."""
     from transformers import TrainerCallback
 
     class Steps(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             progress(state.global_step, state.max_steps)
 
     return Steps()
 
 
-def table_callback():  # type: ignore[no-untyped-def]
+def table_callback() -> "TrainerCallback":
     """Print a row of the live table for every rollout."""
     from transformers import TrainerCallback
 
     class Table(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started = time.monotonic()
             print("      " + " ".join(f"{name:>{len(form.format(0))}}" for name, _, form in COLUMNS))
 
-        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "objective/score" not in logs:
                 return
             own = {

@@ -124,7 +124,7 @@ means with 95 % intervals.
 {examples}
 ## Where everything is
 
-- policy (LoRA adapter and value head): `{folder / POLICY}`
+- policy (LoRA adapter, and the critic beside it): `{folder / POLICY}`
 - reward model and its report card: `{folder / REWARD_MODEL}`
 - curves: `{folder / CURVES}`; every logged number: `{folder / HISTORY}`; samples: `{folder / BEFORE}`, `{folder / AFTER}`
 """

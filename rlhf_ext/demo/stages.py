@@ -113,7 +113,9 @@ def train_reward_model(folder: Path, settings: DemoSettings, callback: "TrainerC
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trainer.save_model(str(folder / REWARD_MODEL))
+    unfinished = folder / f".{REWARD_MODEL}.part"
+    trainer.save_model(str(unfinished))
+    os.replace(unfinished, folder / REWARD_MODEL)
 
 
 def align(folder: Path, settings: DemoSettings, callback: "TrainerCallback") -> None:

@@ -108,9 +108,9 @@ class RewardModelScorer:
     A reward function in TRL's sense that wraps a reward model.
 
     When the reward model shares the policy's tokenizer, it reads the very token ids of the rollout, EOS included: text
-    decoded and encoded again drops EOS and may split differently (TRL #1702). After the EOS of a chat answer comes what
-    the chat template writes there (a newline in ChatML), because that is where the reward model was trained to be read.
-    With another tokenizer, or another chat template, it reads the text: a conversation through its own chat template,
+    decoded and encoded again drops EOS and may split differently (TRL #1702). After the token that ends a chat answer
+    comes what the chat template writes there (a newline in ChatML), because the reward model was trained to be read after
+    it. With another tokenizer, or another chat template, it reads the text: a conversation through its own chat template,
     other text with its own EOS where the policy ended the answer.
 
     Args:
@@ -173,28 +173,27 @@ class RewardModelScorer:
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
     ) -> list[list[int]]:
         is_chat = not isinstance(prompts[0], str)
-        ended = [ids[-1] == self.policy_tokenizer.eos_token_id for ids in completion_ids]
         own_template = self.tokenizer.chat_template not in (None, self.policy_tokenizer.chat_template)
         if self.reads_ids and not (is_chat and own_template):
             prompt_ids = tokenize_prompts(self.policy_tokenizer, prompts, self.chat_template_kwargs)
-            closing = self._after_eos if is_chat else []
-            rows = zip(prompt_ids, completion_ids, ended, strict=True)
-            return [[*prompt, *answer, *(closing if end else [])] for prompt, answer, end in rows]
+            closing = self._closing_ids if is_chat else []
+            rows = zip(prompt_ids, completion_ids, strict=True)
+            return [[*p, *c, *(closing[1:] if c[-1:] == closing[:1] else [])] for p, c in rows]
         if is_chat:
             conversations = [p + c for p, c in zip(prompts, completions, strict=True)]
             return self.tokenizer.apply_chat_template(conversations, **self.chat_template_kwargs)["input_ids"]
+        ended = [ids[-1] == self.policy_tokenizer.eos_token_id for ids in completion_ids]
         # Encoders such as BERT have no EOS.
         eos = self.tokenizer.eos_token or ""
         texts = [p + c + (eos if e else "") for p, c, e in zip(prompts, completions, ended, strict=True)]
         return self.tokenizer(texts)["input_ids"]
 
     @cached_property
-    def _after_eos(self) -> list[int]:
-        """What the policy's chat template writes after the EOS of an answer."""
+    def _closing_ids(self) -> list[int]:
+        """What the policy's chat template writes after the text of an answer: the token that ends it, and what follows."""
         turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-        encoded = self.policy_tokenizer.apply_chat_template(turns, return_dict=True, **self.chat_template_kwargs)
-        ids, eos = encoded["input_ids"], self.policy_tokenizer.eos_token_id
-        return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
+        text = self.policy_tokenizer.apply_chat_template(turns, tokenize=False, **self.chat_template_kwargs)
+        return self.policy_tokenizer(text.rpartition("Hello")[2], add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
     def _forward(self, sequences: Sequence[list[int]]) -> Tensor:

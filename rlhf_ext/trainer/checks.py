@@ -114,7 +114,7 @@ def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedToke
     else:
         config = model.config
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is None or not isinstance(dataset, Dataset):
+    if context is None:
         return
     room = context - args.max_completion_length
     if room <= 0:
@@ -122,7 +122,7 @@ def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedToke
             f"max_completion_length={args.max_completion_length} leaves no room for a prompt in the model's context of "
             f"{context} tokens. Lower it."
         )
-    for i, prompt in enumerate(dataset["prompt"]):
+    for i, prompt in enumerate(dataset["prompt"] if isinstance(dataset, Dataset) else []):
         # A token covers at least one byte, so short texts need no tokenising.
         if len(_text(prompt).encode()) + _TEMPLATE_MARGIN <= room:
             continue

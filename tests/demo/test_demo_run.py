@@ -50,7 +50,7 @@ def test_the_demo_runs_reports_and_continues(tmp_path, capsys, monkeypatch):
     assert card["normalization"]["score_std"] > 0
     for name in (
         "policy/adapter_model.safetensors",
-        "policy/value_head.safetensors",
+        "policy/critic/value_head.safetensors",
         "reward_model/model.safetensors",
     ):
         assert (folder / name).is_file()
@@ -86,6 +86,27 @@ def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypat
     demo.run(folder, SMALL)
     history = json.loads((folder / "history.json").read_text())
     assert [row["step"] for row in history] == [updates * i for i in range(1, 6)]
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_a_reward_model_that_was_saved_by_half_does_not_count_as_done(tmp_path, monkeypatch):
+    from rlhf_ext import RewardTrainer
+
+    def interrupted(self, output_dir, *_):
+        self.model.save_pretrained(output_dir)
+        raise KeyboardInterrupt  # before the tokenizer
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "align", stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RewardTrainer, "save_model", interrupted)
+        demo.run(tmp_path, SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path, SMALL)
+    saved = {path.name for path in (tmp_path / "reward_model").iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "report_card.json"} <= saved
 
 
 def test_another_runs_folder_is_refused(tmp_path, capsys):

@@ -122,6 +122,13 @@ def test_texts_and_conversations_in_one_file_are_refused(tiny_policy_path, ppo_c
         PPOTrainer(tiny_policy_path, ones, ppo_config(), load_data(str(tmp_path / "mixed.jsonl")))
 
 
+def test_a_completion_longer_than_the_context_is_refused_for_streams_too(
+    tiny_policy_path, prompts, ppo_config, no_model_is_loaded
+):
+    with pytest.raises(ValueError, match="max_completion_length=256 leaves no room"):
+        PPOTrainer(tiny_policy_path, ones, ppo_config(max_completion_length=256), prompts.to_iterable_dataset())
+
+
 def test_a_stream_with_an_empty_prompt_is_refused_where_it_comes(tiny_policy_path, ppo_config):
     stream = IterableDataset.from_generator(lambda: ({"prompt": "" if i == 5 else "a"} for i in range(16)))
     trainer = PPOTrainer(tiny_policy_path, ones, ppo_config(), stream)

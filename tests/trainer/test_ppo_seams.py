@@ -76,6 +76,24 @@ def test_reference_logprobs_of_an_existing_adapter_do_not_move(tiny_policy_path,
     assert (now - found).abs().max() > 1e-3  # the adapter being trained is the active one again
 
 
+@pytest.mark.parametrize("peft", [False, True])
+def test_rollouts_are_made_in_evaluation_mode_and_updates_in_training_mode(
+    peft, tiny_policy_path, tiny_tokenizer, prompts, ppo_config
+):
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM") if peft else None
+    policy = LlamaForCausalLM.from_pretrained(tiny_policy_path)
+    trainer = PPOTrainer(policy, length, ppo_config(beta=0.1, max_steps=4), prompts, processing_class=tiny_tokenizer,
+                         peft_config=adapter)  # fmt: skip
+    modes = {"rollout": set(), "update": set()}
+
+    def remember(*_):
+        modes["update" if torch.is_grad_enabled() else "rollout"].add(policy.model.layers[0].training)
+
+    policy.model.layers[0].register_forward_pre_hook(remember)
+    trainer.train()
+    assert modes == {"rollout": {False}, "update": {True}}
+
+
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_clip_and_missing_eos_penalty_reach_the_advantages(
     pad_is_eos, tiny_policy_path, tiny_tokenizer, prompts, ppo_config
