@@ -57,7 +57,8 @@ class MeasuredTrainer(RLOOTrainer):
         targets = self._reduce(masked_moments(returns, mask))
         total_reward = self._reduce(masked_sum(rewards, mask)).item() / len(table.score)
         explained = explained_variance_from_moments(residuals, targets).item()
-        self._append(table.metrics() | {"objective/reward": total_reward, "value/explained_variance": explained})
+        self._append(table.metrics(self._measures_kl))
+        self._append({"objective/reward": total_reward, "value/explained_variance": explained})
         means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
         self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
 

@@ -66,7 +66,25 @@ OLD_NAMES = {
 }
 """Setting of TRL's PPOConfig (0.x to 1.12) -> where it is now."""
 
-_SAMPLING_DEFAULTS = {"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
+OLD_ARGUMENTS = {
+    "config": "args",
+    "data_collator": "gone: the prompts are texts or conversations, not token ids",
+    "dataset": "train_dataset",
+    "policy": "model",
+    "ref_policy": "ref_model",
+    "reward_model": "reward_funcs",
+    "tokenizer": "processing_class",
+    "value_model": "critic_model, with critic='model' in PPOConfig",
+}
+"""Argument of TRL's PPOTrainer (0.x to 1.12) -> where it is now."""
+
+_SAMPLING_DEFAULTS = {
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "vllm_structured_outputs_regex": None,
+}
 _NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
 _FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
 _UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
@@ -84,11 +102,11 @@ _GENERATION_SETTINGS = {
 _HARMLESS_GENERATION_KWARGS = {"cache_implementation", "use_cache", "stop_strings", "max_time", "compile_config"}
 
 
-def explain_old_names(names: list[str]) -> str | None:
-    """A sentence on each name of TRL's old PPOConfig among `names`, or `None` if there is none."""
-    known = {name: OLD_NAMES[name] for name in names if name in OLD_NAMES}
+def explain_old_names(names: list[str], places: dict[str, str] = OLD_NAMES) -> str | None:
+    """A sentence on each name of TRL's old PPO among `names`, or `None` if there is none."""
+    known = {name: places[name] for name in names if name in places}
     lines = [f"`{name}` is {'' if new.startswith(_GONE) else 'now '}{new}" for name, new in known.items()]
-    return "Settings of TRL's old PPOConfig: " + "; ".join(lines) + "." if lines else None
+    return "Names of TRL's old PPO: " + "; ".join(lines) + "." if lines else None
 
 
 @dataclass

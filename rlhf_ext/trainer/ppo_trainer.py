@@ -34,7 +34,7 @@ from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
 from .measured import Samples
 from .policy import load_adapter_policy, policy_source
-from .ppo_config import PPOConfig
+from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
 from .role_trainer import RoleTrainer
 from .statistics import SequenceTable
@@ -122,6 +122,12 @@ class PPOTrainer(RoleTrainer):
                 eprint       = {arXiv:1909.08593},
             }"""),  # noqa: E501
     }
+
+    def __new__(cls, *_: Any, **kwargs: Any) -> "PPOTrainer":
+        explanation = explain_old_names(list(kwargs), OLD_ARGUMENTS)
+        if explanation:
+            raise TypeError(explanation)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -337,10 +343,10 @@ class PPOTrainer(RoleTrainer):
         columns = {
             "objective/score": table.score,
             "objective/score_raw": table.raw_score,
-            "kl/ref": table.kl,
-            "kl/ref_k3": table.k3,
             "completions/eos_fraction": table.has_eos,
         }
+        if ref_logprobs is not None:
+            columns |= {"kl/ref": table.kl, "kl/ref_k3": table.k3}
         for name, column in columns.items():
             # One entry per sequence: the parent's mean over entries is then the mean over prompts.
             self._metrics["eval"][name].extend(column.tolist())

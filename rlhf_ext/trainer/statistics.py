@@ -27,16 +27,19 @@ class SequenceTable(NamedTuple):
         mean = self.kl.sum() / self.length.sum() if per_token else values.mean()
         return KLMeasurement(mean=mean.item(), std=values.std(correction=0).item(), num_sequences=len(values))
 
-    def metrics(self) -> dict[str, float]:
-        """What is logged of the sequences of a rollout."""
+    def metrics(self, measures_kl: bool) -> dict[str, float]:
+        """What is logged of the sequences of a rollout; without a reference there is no KL to it."""
+        kl = {
+            "kl/ref": self.kl.mean().item(),
+            "kl/ref_token": (self.kl.sum() / self.length.sum()).item(),
+            "kl/ref_k3": self.k3.mean().item(),
+        }
         p10, p50, p90 = torch.quantile(self.length, self.length.new_tensor([0.1, 0.5, 0.9])).tolist()
         return {
             "objective/score": self.score.mean().item(),
             "objective/score_std": self.score.std(correction=0).item(),
             "objective/score_raw": self.raw_score.mean().item(),
-            "kl/ref": self.kl.mean().item(),
-            "kl/ref_token": (self.kl.sum() / self.length.sum()).item(),
-            "kl/ref_k3": self.k3.mean().item(),
+            **(kl if measures_kl else {}),
             "completions/length_p10": p10,
             "completions/length_p50": p50,
             "completions/length_p90": p90,

@@ -224,3 +224,9 @@ def test_weights_that_are_not_finite_stop_the_run(tiny_policy_path, prompts, ppo
         trainer.critic.value_head.linear.bias.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
         trainer.train()
+
+
+@pytest.mark.parametrize(("old", "new"), [("reward_model", "reward_funcs"), ("tokenizer", "processing_class")])
+def test_arguments_of_the_old_trainer_are_explained(old, new, tiny_policy_path, prompts, ppo_config):
+    with pytest.raises(TypeError, match=f"`{old}` is now {new}"):
+        PPOTrainer(tiny_policy_path, args=ppo_config(), train_dataset=prompts, **{old: "something"})

@@ -335,3 +335,10 @@ def test_a_second_call_resumes_the_controller_of_the_checkpoint(tiny_policy_path
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert [row["kl/beta"] for row in rollout_rows(trainer)] == first
     assert first[1] != first[2]
+
+
+def test_without_a_reference_no_kl_to_it_is_logged(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.0, max_steps=4), prompts, prompts)
+    trainer.train()
+    logged = {name for row in [*trainer.state.log_history, trainer.evaluate()] for name in row}
+    assert not {name for name in logged if "kl/ref" in name or "kl/beta" in name} and "kl/update" in logged
