@@ -15,6 +15,7 @@ ALLOWED = {
     "functional": {"torch"},
     "rollout": {"torch"},
     "kl_control": set(),
+    "diagnostics": {"numpy"},
     "report_card": {"numpy", "rlhf_ext.pair_statistics"},
     "pair_statistics": {"numpy"},
     "models": {
@@ -80,7 +81,10 @@ def loaded_by(statement):
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import rlhf_ext", "import rlhf_ext.kl_control", "import rlhf_ext.report_card"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import rlhf_ext", "import rlhf_ext.kl_control", "import rlhf_ext.report_card", "import rlhf_ext.diagnostics"],
+)
 def test_light_parts_load_nothing_heavy(statement):
     assert not HEAVY & loaded_by(statement)
 

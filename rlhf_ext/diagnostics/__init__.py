@@ -1,0 +1,17 @@
+"""Reads the signals of an RLHF run and names the failure, its cause and the cure. Standard library and numpy only."""
+
+from .finding import Cause, Event, Evidence, Finding, Severity
+from .record import METRICS, Metric, Record, RunSettings, Sample
+
+__all__ = [
+    "METRICS",
+    "Cause",
+    "Event",
+    "Evidence",
+    "Finding",
+    "Metric",
+    "Record",
+    "RunSettings",
+    "Sample",
+    "Severity",
+]
