@@ -12,7 +12,6 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, use_adapter
 
@@ -35,15 +34,16 @@ from ..models.scoring import RewardModelScorer
 from ..rollout import Rollout, Sequences
 from .checks import check_inputs
 from .contexts import beta_for_parent, evaluation_mode
-from .control import controller_for, save_controller, saved_controller
+from .control import new_controller
 from .forward import TokenOutputs, completion_outputs, in_chunks
-from .measured import MeasuredTrainer, Samples
+from .measured import Samples
 from .ppo_config import PPOConfig
+from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_function, score_affine
 from .statistics import SequenceTable
 
 
-class PPOTrainer(MeasuredTrainer):
+class PPOTrainer(ResumableTrainer):
     """
     Proximal policy optimisation against a reward model, with a KL penalty to a reference and a learned critic
     ([Schulman et al. 2017](https://huggingface.co/papers/1707.06347), [Ziegler et al.
@@ -56,8 +56,8 @@ class PPOTrainer(MeasuredTrainer):
     - `_compute_loss`: clipped policy loss per token, value loss, entropy bonus;
     - `prediction_step`: evaluation measures score, KL and length instead of a loss;
     - `training_step`: measures the seconds of the update ([`MeasuredTrainer`] holds all that is measured);
-    - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`: also keep the critic and the
-      KL controller.
+    - `train`, `_save_checkpoint` and what they call: resume bit for bit ([`ResumableTrainer`]);
+    - `_save`, `_load_from_checkpoint`: also keep the critic.
 
     Example:
 
@@ -174,9 +174,9 @@ class PPOTrainer(MeasuredTrainer):
                 function.model = self._prepare_frozen(function.model)
         self._score_affine = score_affine(self.reward_funcs, args.normalize_scores)
         self.kl_controller: KLController | None = None
-        self._saved_kl_state: dict[str, Any] | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
+        self._init_resuming()
 
     # ---- Models -----------------------------------------------------------------------------------------------------
 
@@ -301,8 +301,7 @@ class PPOTrainer(MeasuredTrainer):
     def _controller_for(self, table: SequenceTable) -> KLController:
         """The controller, made at the first rollout, whose scores decide on `beta="auto"`."""
         if self.kl_controller is None:
-            rollouts = max(1, self.state.max_steps // self.args.updates_per_rollout)
-            self.kl_controller = controller_for(self.args, table, rollouts, self._saved_kl_state)
+            self.kl_controller = new_controller(self.args, table, self._num_rollouts())
         return self.kl_controller
 
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
@@ -383,17 +382,6 @@ class PPOTrainer(MeasuredTrainer):
         super()._save(output_dir, state_dict)
         save_value_head(self.value_head, output_dir or self.args.output_dir)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save and self.kl_controller is not None:
-            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            save_controller(self.kl_controller, folder)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_value_head(self.value_head, resume_from_checkpoint)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._saved_kl_state = saved_controller(checkpoint)
