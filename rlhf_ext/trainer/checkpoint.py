@@ -96,24 +96,25 @@ def fill_logs(logs: dict[str, Any], saved: dict[str, Any]) -> None:
 # ---- Completing a checkpoint ----------------------------------------------------------------------------------------
 
 
-def publish(staged: Path, final: Path, settings: dict[str, Any]) -> None:
+def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
+    """List the files of a checkpoint that has all of them, and the settings that a run must share to continue from it."""
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+    save_json({"version": VERSION, "settings": settings, "files": files}, str(folder / MANIFEST_FILE))
+
+
+def publish(staged: Path, final: Path) -> None:
     """
     Give a checkpoint its name, once every process has written its files.
 
-    A list of the files is put in it first, and everything is flushed to the disk: a crash at any moment leaves either no
-    folder of that name, or a whole one. A checkpoint of the same step is replaced.
+    Everything is flushed to the disk first, so a crash at any moment leaves either no folder of that name, or a whole
+    one. A checkpoint of the same step is replaced.
 
     Args:
         staged (`Path`):
-            The complete folder, on the same file system.
+            The complete folder, in a temporary one on the same file system.
         final (`Path`):
             The folder it becomes.
-        settings (`dict`):
-            What a run must share to continue from it.
     """
-    files = {path.relative_to(staged).as_posix(): path.stat().st_size for path in _files(staged)}
-    manifest = {"version": VERSION, "settings": settings, "files": files}
-    save_json(manifest, str(staged / MANIFEST_FILE))
     for path in _files(staged):
         with open(path, "rb") as file:
             os.fsync(file.fileno())

@@ -48,7 +48,7 @@ class SaveOnSigterm(TrainerCallback):
         self.received = True
         if self.accelerator.is_main_process:
             # `print` may be what was interrupted, and cannot be entered twice.
-            os.write(sys.__stderr__.fileno(), b"\nSIGTERM: saving after this optimizer step.\n")  # type: ignore[union-attr]
+            os.write(2, b"\nAsked to end: saving a checkpoint after this optimizer step.\n")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,8 +69,8 @@ class SaveOnSigterm(TrainerCallback):
             return control
         if self.accelerator.is_main_process:
             print(
-                f"SIGTERM: checkpoint of step {state.global_step} saved in {args.output_dir}. Go on from it with "
-                "resume_from_checkpoint=True, on the command line --resume_from_checkpoint true.",
+                f"Saved step {state.global_step} in {args.output_dir}. To go on, run the same again with "
+                "resume_from_checkpoint=True (on the command line: --resume_from_checkpoint true).",
                 file=sys.stderr,
                 flush=True,
             )

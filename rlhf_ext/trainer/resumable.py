@@ -28,6 +28,7 @@ from .checkpoint import (
     run_state_file,
     save_json,
     save_rollout,
+    write_manifest,
 )
 from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
@@ -137,7 +138,9 @@ class ResumableTrainer(MeasuredTrainer):
                 self.state.save_to_json(os.path.join(staged, TRAINER_STATE_NAME))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            publish(Path(staged), Path(final), self._fixed_settings())
+            if not self.args.save_only_model:
+                write_manifest(Path(staged), self._fixed_settings())
+            publish(Path(staged), Path(final))
             rotate_checkpoints(
                 run_folder, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )

@@ -1,6 +1,7 @@
 """A run that is resumed is the run that was never stopped; a checkpoint is whole or refused."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -14,7 +15,6 @@ from rlhf_ext.trainer.checkpoint import damage, rollout_file, run_state_file
 
 CRITICS = ["head"]
 PROMPTS = Dataset.from_dict({"prompt": [f"Say {'a' * (i % 5)} {i}" for i in range(16)]})
-SECONDS = ("time/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 # 2 rollouts of 4 steps are an epoch, a save falls on every step, a log line on every fifth.
 RUN = {
     "max_steps": 20, "save_strategy": "steps", "save_steps": 1, "logging_steps": 5, "kl_target": 0.5,
@@ -42,7 +42,8 @@ def trainer_of(policy, args, path, reward=code_points, data=PROMPTS, **kwargs):
 
 
 def rows(trainer):
-    return [{k: v for k, v in row.items() if not k.startswith(SECONDS)} for row in trainer.state.log_history]
+    seconds = re.compile("time/|step_time|.*_runtime|.*_per_second")
+    return [{k: v for k, v in row.items() if not seconds.match(k)} for row in trainer.state.log_history]
 
 
 def assert_same_run(whole, resumed):
@@ -98,11 +99,6 @@ def test_accumulation_evaluation_and_several_answers_resume(tiny_policy_path, pp
     assert sum("eval_kl/ref" in row for row in rows(whole)) == 4
     for step in (3, 7):
         resumed = run(f"from-{step}", resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        for row in (*rows(whole), *rows(resumed)):
-            for name in [
-                name for name in row if name.startswith("eval_") and "second" in name or name == "eval_runtime"
-            ]:
-                del row[name]
         assert_same_run(whole, resumed)
 
 
@@ -139,8 +135,8 @@ def test_a_trainer_that_was_interrupted_resumes_in_the_same_object(tiny_policy_p
     )
     whole.train()
     args = ppo_config(**settings, output_dir=str(tmp_path / "run"))
+    interrupted.__name__ = "code_points"
     trainer = PPOTrainer(tiny_policy_path, interrupted, args, PROMPTS)
-    trainer.reward_func_names = ["code_points"]
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert trainer.state.global_step == 8
@@ -183,7 +179,7 @@ def test_every_file_of_a_checkpoint_is_missed_by_its_name(checkpoint, tiny_polic
         content = path.read_bytes()
         path.unlink()
         assert f"`{name}`" in damage(str(checkpoint))
-        path.write_bytes(content[:-1])
+        path.write_bytes(content[: len(content) // 2])
         assert f"`{name}`" in damage(str(checkpoint)), name
         path.write_bytes(content)
     trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(**RUN), PROMPTS)
@@ -214,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(checkpoint, tiny_po
         trainer.train(resume_from_checkpoint=True)
         return trainer
 
-    with pytest.raises(ValueError, match="`rng_state.pth` has 0 bytes"):
+    with pytest.raises(ValueError, match=r"`rng_state.pth` has 0 bytes"):
         resume()
     assert resume(skip_damaged_checkpoints=True)._checkpoint == str(checkpoint.parent / "checkpoint-2")
     for folder in checkpoint.parent.glob("checkpoint-*"):
@@ -314,11 +310,12 @@ def test_sigterm_saves_says_how_to_go_on_and_exits(tiny_policy_path, ppo_config,
     whole.train()
     args = ppo_config(**settings, output_dir=str(tmp_path / "run"))
     before = signal.getsignal(signal.SIGTERM)
+    terminated.__name__ = "code_points"
     trainer = PPOTrainer(tiny_policy_path, terminated, args, PROMPTS)
     with pytest.raises(SystemExit) as exit:
         trainer.train()
     assert exit.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
-    assert "checkpoint of step 5 saved" in capsys.readouterr().err
+    assert "Saved step 5 in" in capsys.readouterr().err
     resumed = PPOTrainer(tiny_policy_path, code_points, args, PROMPTS)
     resumed.train(resume_from_checkpoint=True)
     assert_same_run(whole, resumed)
