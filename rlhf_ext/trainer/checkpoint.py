@@ -29,7 +29,6 @@ FIXED_SETTINGS = (
     "num_generations",
     "num_iterations",
     "temperature",
-    "critic",
     "seed",
     "shuffle_dataset",
 )

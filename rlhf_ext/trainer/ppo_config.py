@@ -7,6 +7,7 @@ from trl import RLOOConfig
 
 from ..functional import KL_ESTIMATORS, PLACEMENTS
 from ..kl_control import CONTROLLER_KINDS
+from ..models.critic import CRITIC_KINDS
 
 OLD_NAMES = {
     "adap_kl_ctrl": "kl_controller (with kl_target and kl_unit)",
@@ -88,8 +89,17 @@ class PPOConfig(RLOOConfig):
             switches clipping off.
         entropy_coef (`float`, *optional*, defaults to `0.0`):
             Weight of the entropy bonus, in score units per nat.
-        critic (`str`, *optional*, defaults to `"head"`):
-            `"head"`: value head on the policy's trunk.
+        critic (`str`, *optional*):
+            Where the values come from: `"adapter"` (a second adapter on the policy's base, with a value head: the
+            default when the policy is an adapter), `"head"` (a value head on the policy's own trunk: no extra forward,
+            but its gradients reach the policy), or `"model"` (a model of its own, which starts as the reward model
+            where one is given, else as the policy: the default for full fine-tuning).
+        critic_learning_rate (`float`, *optional*):
+            Learning rate of the critic, on the same schedule; by default that of the policy. A value head on the
+            policy's trunk is the critic, its trunk is not.
+        critic_warmup_rollouts (`int`, *optional*, defaults to `0`):
+            First rollouts during which only the critic is trained: the policy's learning rate is zero. They count
+            towards the schedule.
         normalize_scores (`bool`, *optional*, defaults to `True`):
             Centre and scale a reward model's scores by the mean and standard deviation that
             [`RewardTrainer`] stored in it. Without stored numbers nothing happens.
@@ -137,7 +147,16 @@ class PPOConfig(RLOOConfig):
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
     value_clip_range: float | None = field(default=0.5, metadata={"help": "Clip range of the value loss, or none."})
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
-    critic: str = field(default="head", metadata={"help": "'head': value head on the policy's trunk."})
+    critic: str | None = field(
+        default=None,
+        metadata={"help": f"One of {', '.join(CRITIC_KINDS)}. Defaults to adapter with PEFT, else to model."},
+    )
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the critic. Defaults to learning_rate."}
+    )
+    critic_warmup_rollouts: int = field(
+        default=0, metadata={"help": "First rollouts during which only the critic is trained."}
+    )
     normalize_scores: bool = field(
         default=True, metadata={"help": "Centre and scale scores by the numbers stored in the reward model."}
     )
@@ -235,7 +254,13 @@ class PPOConfig(RLOOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for name in ("vf_coef", "entropy_coef", "missing_eos_penalty"):
+        for name in (
+            "vf_coef",
+            "entropy_coef",
+            "missing_eos_penalty",
+            "critic_learning_rate",
+            "critic_warmup_rollouts",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("value_clip_range", "score_clip"):
@@ -246,7 +271,7 @@ class PPOConfig(RLOOConfig):
         for name, allowed in (
             ("kl_placement", PLACEMENTS),
             ("kl_estimator", tuple(KL_ESTIMATORS)),
-            ("critic", ("head",)),
+            ("critic", (None, *CRITIC_KINDS)),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")

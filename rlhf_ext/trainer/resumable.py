@@ -32,10 +32,10 @@ from .checkpoint import (
 )
 from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
-from .measured import MeasuredTrainer
+from .role_trainer import RoleTrainer
 
 
-class ResumableTrainer(MeasuredTrainer):
+class ResumableTrainer(RoleTrainer):
     """
     Saves and restores what the parents do not: the KL controller, the current rollout, counters, pending logs, the order
     of the data in later epochs. Checkpoints are complete or absent, and checked before anything is loaded.
@@ -51,7 +51,8 @@ class ResumableTrainer(MeasuredTrainer):
     kl_controller: KLController | None
     _buffered_inputs: Any
 
-    def _init_resuming(self) -> None:
+    def _init_resuming(self, critic: str) -> None:
+        self._critic_kind = critic
         self._checkpoint: str | None = None
         self._staging: str | None = None
         self._sigterm = SaveOnSigterm(self.accelerator)
@@ -97,6 +98,7 @@ class ResumableTrainer(MeasuredTrainer):
         return {
             "number of processes": self.args.world_size,
             "sharding": sharding,
+            "critic": self._critic_kind,
             **settings,
             "rows of the data": rows,
         }

@@ -13,7 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from rlhf_ext import PPOTrainer
 from rlhf_ext.trainer.checkpoint import damage, rollout_file, run_state_file
 
-CRITICS = ["head"]
+KINDS = [
+    ("full", "model"),
+    ("full", "head"),
+    ("lora", "adapter"),
+    ("lora", "head"),
+    ("lora", "model"),
+    ("start", "adapter"),
+]
 PROMPTS = Dataset.from_dict({"prompt": [f"Say {'a' * (i % 5)} {i}" for i in range(16)]})
 # 2 rollouts of 4 steps are an epoch, a save falls on every step, a log line on every fifth.
 RUN = {
@@ -32,9 +39,9 @@ def lora(**overrides):
 
 
 def trainer_of(policy, args, path, reward=code_points, data=PROMPTS, **kwargs):
-    """A trainer of a whole model, of a new adapter, or of an adapter that exists already."""
+    """A trainer of a whole model, of a new adapter, or of an adapter to start from, which is then the reference."""
     model = path
-    if policy == "adapter":
+    if policy == "start":
         torch.manual_seed(0)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(path), lora(init_lora_weights=False))
         kwargs["processing_class"] = AutoTokenizer.from_pretrained(path)
@@ -64,8 +71,7 @@ def checkpoint(tiny_policy_path, ppo_config, tmp_path):
     return tmp_path / "run" / "checkpoint-3"
 
 
-@pytest.mark.parametrize("critic", CRITICS)
-@pytest.mark.parametrize("policy", ["full", "lora", "adapter"])
+@pytest.mark.parametrize(("policy", "critic"), KINDS)
 def test_a_resumed_run_is_the_run_never_stopped(policy, critic, tiny_policy_path, ppo_config, tmp_path):
     def run(folder, **kwargs):
         args = ppo_config(**RUN, output_dir=str(tmp_path / folder), critic=critic)
@@ -172,7 +178,13 @@ def test_a_crash_while_saving_leaves_no_checkpoint(moment, tiny_policy_path, ppo
 def test_every_file_of_a_checkpoint_is_missed_by_its_name(checkpoint, tiny_policy_path, ppo_config):
     assert damage(str(checkpoint)) is None
     names = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
-    assert {"model.safetensors", "value_head.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= names
+    assert {
+        "model.safetensors",
+        "critic/value_head.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+    } <= names
     assert {"trainer_state.json", "kl_control.json", run_state_file(0), rollout_file(0)} <= names
     for name in sorted(names):
         path = checkpoint / name

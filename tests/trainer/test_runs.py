@@ -1,12 +1,19 @@
 """Whole runs on tiny models, and the facts that must hold of them."""
 
+import copy
 import os
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.scoring import RewardModelScorer
@@ -23,6 +30,10 @@ EVERY_ROLLOUT = {
 def code_points(completions, **_):
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [sum(ord(character) % 7 for character in text) / 10 for text in texts]
+
+
+def constant(completions, **_):
+    return [0.0] * len(completions)
 
 
 def lora(**overrides):
@@ -119,13 +130,17 @@ def test_a_reward_model_with_another_tokenizer_reads_text(tiny_reward_path, tiny
         assert score == pytest.approx(float(model(row).logits[0, 0]), rel=1e-4, abs=1e-5)
 
 
-def test_stored_numbers_centre_and_scale_the_scores(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_stored_numbers_centre_and_scale_the_scores(
+    normalize, tiny_policy_path, tiny_reward_path, prompts, ppo_config
+):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
     model.config.score_mean, model.config.score_std = 0.5, 2.0
-    trainer = PPOTrainer(tiny_policy_path, model, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, model, ppo_config(beta=0.1, normalize_scores=normalize), prompts)
     trainer.train()
     for row in rollout_rows(trainer):
-        assert row["objective/score"] == pytest.approx((row["objective/score_raw"] - 0.5) / 2.0, rel=1e-4, abs=1e-5)
+        scaled = (row["objective/score_raw"] - 0.5) / 2.0 if normalize else row["objective/score_raw"]
+        assert row["objective/score"] == pytest.approx(scaled, rel=1e-4, abs=1e-5)
 
 
 def test_weights_add_several_reward_functions(tiny_policy_path, prompts, ppo_config):
@@ -153,6 +168,49 @@ def test_completions_without_a_score_are_left_out(tiny_policy_path, prompts, ppo
     assert (advantages[masks.sum(1) == 0] == 0).all()
 
 
+def test_truncated_completions_are_left_out_where_that_is_asked(tiny_policy_path, prompts, ppo_config):
+    # Half of the vocabulary's bytes end an answer, so that some answers end and some are cut.
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    policy.generation_config.eos_token_id = list(range(1, 40))
+    args = ppo_config(beta=0.1, max_steps=1, mask_truncated_completions=True)
+    trainer = PPOTrainer(
+        policy, code_points, args, prompts, processing_class=AutoTokenizer.from_pretrained(tiny_policy_path)
+    )
+    trainer.train()
+    kept = [bool(mask.any()) for batch in trainer._buffered_inputs for mask in batch["completion_mask"]]
+    ended = [
+        any(1 <= token < 40 for token in ids.tolist())
+        for batch in trainer._buffered_inputs
+        for ids in batch["completion_ids"]
+    ]
+    assert kept == ended and len(set(kept)) == 2
+
+
+def test_a_stream_of_prompts_trains(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts.to_iterable_dataset())
+    trainer.train()
+    assert [row["step"] for row in rollout_rows(trainer)] == [4, 8]
+
+
+def test_the_load_balancing_loss_of_experts_is_part_of_the_loss(tiny_tokenizer, prompts, ppo_config):
+    config = MixtralConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, pad_token_id=tiny_tokenizer.pad_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    start = MixtralForCausalLM(config)
+    gates = []
+    for coefficient in (0.0, 10.0):
+        args = ppo_config(beta=0.0, vf_coef=0.0, max_steps=1, optim="sgd", router_aux_loss_coef=coefficient)
+        trainer = PPOTrainer(copy.deepcopy(start), constant, args, prompts, processing_class=tiny_tokenizer)
+        trainer.train()
+        gates.append(trainer.model.state_dict()["model.layers.0.mlp.gate.weight"])
+    before = start.state_dict()["model.layers.0.mlp.gate.weight"]
+    # Equal scores leave no advantage, so nothing but the balance of the experts moves the gate.
+    assert torch.equal(gates[0], before) and (gates[1] - before).abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("num_generations", [1, 2])
 def test_conversations_and_several_answers_per_prompt(num_generations, tiny_policy_path, prompts, ppo_config):
     chats = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
@@ -172,17 +230,18 @@ def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_con
     assert {"eval_objective/score", "eval_objective/score_raw", "eval_completions/mean_length"} <= set(metrics)
 
 
-def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(tiny_policy_path, prompts, ppo_config):
+@pytest.mark.parametrize("critic", ["head", "model"])
+def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(critic, tiny_policy_path, prompts, ppo_config):
     from safetensors import safe_open
 
-    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1, critic=critic), prompts)
     trainer.train()
     trainer.save_model()
     folder = trainer.args.output_dir
     with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
-        assert not [key for key in file.keys() if "value_head" in key]
-    with safe_open(os.path.join(folder, "value_head.safetensors"), "pt") as file:
-        assert torch.equal(file.get_tensor("linear.weight"), trainer.value_head.linear.weight.detach())
+        assert not [key for key in file.keys() if "critic" in key]
+    with safe_open(os.path.join(folder, "critic", "value_head.safetensors"), "pt") as file:
+        assert torch.equal(file.get_tensor("linear.weight"), trainer.critic.value_head.linear.weight.detach())
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
