@@ -12,6 +12,7 @@ a rollout lasts four, so most checkpoints lie inside a rollout.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -155,9 +156,7 @@ class Bench:
         process, receiver = self.start(folder, policy)
         times = [(phase, time.perf_counter()) for phase in _announced(receiver)]
         process.join()
-        if process.exitcode != 0:
-            log = Path(f"{folder}.log").read_text()
-            raise RuntimeError(f"The run in {folder} ended with exit code {process.exitcode}:\n{log[-3000:]}")
+        _check_exit(process, folder, 0)
         ends = [moment for _, moment in times[1:]]
         return [(phase, end - begin) for (phase, begin), end in zip(times[:-1], ends, strict=True)]
 
@@ -174,25 +173,32 @@ class Bench:
 
     def kill(self, index: int) -> Kill:
         """Start a run, kill it, resume it, compare it."""
-        policy, phase = POLICIES[index % len(POLICIES)], PHASES[index // len(POLICIES) % len(PHASES)]
+        policy, phase = POLICIES[index % len(POLICIES)], PHASES[index % len(PHASES)]
         moment = self.draw(policy, phase)
         folder = self.folder / f"killed-{index}"
         process, receiver = self.start(folder, policy)
-        seen = 0
-        while seen < moment.count:
-            seen += receiver.recv() == phase
+        announced = _announced(receiver)
+        occurrences = (name for name in announced if name == phase)
+        next(itertools.islice(occurrences, moment.count - 1, None), None)
         time.sleep(moment.delay)
         process.kill()
         process.join()
-        if process.exitcode != -signal.SIGKILL:
-            raise RuntimeError(f"The run in {folder} ended with exit code {process.exitcode} before it was killed.")
-        hit = [phase, *_announced(receiver)][-1]
+        _check_exit(process, folder, -signal.SIGKILL)
+        hit = [phase, *announced][-1]
         steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")]
         resumed_from = f"step {max(steps)}" if steps else "the start"
         self.finish(folder, policy)
         difference = compare(self.folder / f"reference-{policy}", folder)
         when = f"{moment.phase} {moment.count} + {1000 * moment.delay:.0f} ms"
         return Kill(policy, hit, when, resumed_from, difference)
+
+
+def _check_exit(process: Any, folder: Path, expected: int) -> None:
+    if process.exitcode != expected:
+        log = Path(f"{folder}.log").read_text()
+        raise RuntimeError(
+            f"The run in {folder} ended with code {process.exitcode} instead of {expected}:\n{log[-3000:]}"
+        )
 
 
 def _announced(receiver: Connection) -> Iterator[str]:

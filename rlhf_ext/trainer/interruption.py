@@ -69,7 +69,7 @@ class SaveOnSigterm(TrainerCallback):
             return control
         if self.accelerator.is_main_process:
             print(
-                f"Saved step {state.global_step} in {args.output_dir}. To go on, run the same again with "
+                f"\nSaved step {state.global_step} in {args.output_dir}. To go on, run the same again with "
                 "resume_from_checkpoint=True (on the command line: --resume_from_checkpoint true).",
                 file=sys.stderr,
                 flush=True,

@@ -74,15 +74,16 @@ def checkpoint(tiny_policy_path, ppo_config, tmp_path):
 @pytest.mark.parametrize(("policy", "critic"), KINDS)
 def test_a_resumed_run_is_the_run_never_stopped(policy, critic, tiny_policy_path, ppo_config, tmp_path):
     def run(folder, **kwargs):
-        args = ppo_config(**RUN, output_dir=str(tmp_path / folder), critic=critic)
+        save = {"save_strategy": "no"} if kwargs else {}
+        args = ppo_config(**RUN | save, output_dir=str(tmp_path / folder), critic=critic)
         trainer = trainer_of(policy, args, tiny_policy_path)
         trainer.train(**kwargs)
         return trainer
 
     whole = run("whole")
     assert {"kl/beta", "loss", "num_tokens", "grad_norm"} <= set(rows(whole)[0])
-    # In the first epoch, at its end, in the second, in the third; the second is at a rollout boundary.
-    for step in (3, 8, 13, 18):
+    # In the first epoch, at its end, and in the third.
+    for step in (6, 8, 17):
         folder = tmp_path / "whole" / f"checkpoint-{step}"
         assert (folder / rollout_file(0)).is_file() == (step % 4 != 0)
         assert_same_run(whole, run(f"from-{step}", resume_from_checkpoint=str(folder)))
