@@ -11,6 +11,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
     from .trainer.data import load_data
+    from .trainer.policy import merge_adapter
     from .trainer.ppo_config import PPOConfig, explain_old_names
     from .trainer.ppo_trainer import PPOTrainer
     from .trainer.recipe import RecipeParser
@@ -28,6 +29,7 @@ _MODULE_OF = {
     "explain_old_names": ".trainer.ppo_config",
     "load_data": ".trainer.data",
     "make_kl_controller": ".kl_control",
+    "merge_adapter": ".trainer.policy",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "explain_old_names",
     "load_data",
     "make_kl_controller",
+    "merge_adapter",
 ]
 
 

@@ -15,17 +15,24 @@ Ctrl-C and SIGTERM save a checkpoint before the program ends; `--resume_from_che
 import signal
 from dataclasses import dataclass, field
 
+from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data
+from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter
 
 
 @dataclass
 class PPOScriptArguments(ScriptArguments):
-    """TRL's data arguments, and the reward model."""
+    """TRL's data arguments, and the models beside the policy."""
 
     reward_model: list[str] | None = field(
         default=None, metadata={"help": "Hub id or folder of the reward model; several as a list or with commas."}
+    )
+    critic_model: str | None = field(
+        default=None, metadata={"help": "What the critic starts from, such as the folder `critic` of an earlier run."}
+    )
+    merge: bool = field(
+        default=False, metadata={"help": "Also save the policy with its adapter merged, in the folder `merged`."}
     )
     dataset_test_split: str | None = field(
         default=None, metadata={"help": "Held-out prompts to evaluate on after training; none by default."}
@@ -42,6 +49,11 @@ def main() -> None:
     script_args, training_args, model_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")
+    is_adapter = model_args.use_peft or find_adapter_config_file(model_args.model_name_or_path) is not None
+    if script_args.merge and not is_adapter:
+        parser.error(
+            "merge merges an adapter, but the policy is trained as a whole model: leave merge out, or set use_peft"
+        )
     if not script_args.reward_model:
         parser.error("reward_model is not set: give a Hub id or a local folder")
 
@@ -67,6 +79,7 @@ def main() -> None:
         eval_dataset=eval_dataset,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
+        critic_model=script_args.critic_model,
     )
 
     # Train, measure and save. Ctrl-C does what SIGTERM does: the trainer saves a checkpoint before it ends.
@@ -74,6 +87,10 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
+    if script_args.merge and trainer.is_world_process_zero():
+        merged = f"{training_args.output_dir}/merged"
+        merge_adapter(training_args.output_dir, merged)
+        print(f"Merged policy saved to {merged}")
     if eval_dataset is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.critic import VALUE_HEAD_FILE
-from ..models.roles import POLICY, check_adapter
+from ..models.roles import check_adapter
 from ..models.scoring import hub_arguments, tokenize_prompts
 from .ppo_config import PPOConfig
 
@@ -146,7 +146,7 @@ def check_rollout_size(dataset: Any, args: PPOConfig) -> None:
 
 
 def check_inputs(
-    model: str | PreTrainedModel, args: PPOConfig, train_dataset: Any, eval_dataset: Any, tokenizer: Any
+    model: str | PreTrainedModel, base: str, args: PPOConfig, train_dataset: Any, eval_dataset: Any, tokenizer: Any
 ) -> PreTrainedTokenizerBase:
     """
     Everything that can be refused before a model is loaded; returns the tokenizer.
@@ -155,11 +155,6 @@ def check_inputs(
         TypeError: For a dataset or tokenizer of the wrong type.
         ValueError: For data that cannot be trained on; the message names the row and the way out.
     """
-    if not isinstance(args, PPOConfig):
-        raise TypeError(
-            f"`args` must be a rlhf_ext.PPOConfig, got {type(args).__module__}.{type(args).__name__}. The arguments of "
-            "PPOTrainer are `model`, `reward_funcs`, `args`, `train_dataset`, in this order."
-        )
     if train_dataset is None:
         raise ValueError("`train_dataset` is required: a dataset with a column `prompt`.")
     named = {"train_dataset": train_dataset}
@@ -180,21 +175,35 @@ def check_inputs(
                 f"`{name}` holds conversations, and the tokenizer has no chat template to write them with. Set "
                 "`tokenizer.chat_template` (a base model has none; its chat version's can be copied), or pass texts."
             )
-        check_lengths(dataset, name, model, tokenizer, args)
+        check_lengths(dataset, name, base if isinstance(model, str) else model, tokenizer, args)
     return tokenizer
 
 
-def check_roles(
-    model: str | PreTrainedModel, args: PPOConfig, peft_config: PeftConfig | None, critic_model: Any
-) -> str:
+def check_arguments(args: Any) -> None:
+    """Refuse settings of another trainer."""
+    if not isinstance(args, PPOConfig):
+        raise TypeError(
+            f"`args` must be a rlhf_ext.PPOConfig, got {type(args).__module__}.{type(args).__name__}. The arguments of "
+            "PPOTrainer are `model`, `reward_funcs`, `args`, `train_dataset`, in this order."
+        )
+
+
+def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) -> str:
     """
     Refuse roles that do not go together; returns the kind of the critic.
+
+    Args:
+        adapter ([`~peft.PeftConfig`], *optional*):
+            Configuration of the policy's adapter, where it has one.
+        args ([`PPOConfig`]):
+            Settings.
+        critic_model:
+            What the critic is to start from.
 
     Raises:
         ValueError: For an adapter that cannot be one role among several, a critic that needs an adapter where there is
             none, and a `critic_model` that is no critic of that kind.
     """
-    adapter = model.peft_config[POLICY] if isinstance(model, PeftModel) else peft_config
     if adapter is not None:
         check_adapter(adapter)
     kind = args.critic or ("model" if adapter is None else "adapter")

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
@@ -27,14 +28,17 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs, check_prompts, check_roles
+from .checks import check_arguments, check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
 from .measured import Samples
+from .policy import load_adapter_policy, policy_source
 from .ppo_config import PPOConfig
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
 from .statistics import SequenceTable
+
+logger = get_logger(__name__)
 
 
 class PPOTrainer(ResumableTrainer):
@@ -68,7 +72,8 @@ class PPOTrainer(ResumableTrainer):
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy.
+            The policy. A saved adapter (its Hub id or folder, or a [`~peft.PeftModel`]) is trained further, and its
+            initial state is the reference.
         reward_funcs (`str`, [`~transformers.PreTrainedModel`], callable, or a list of them):
             Reward models (Hub id, folder, or sequence classifier with one label) and Python functions in TRL's sense;
             their scores are added with `args.reward_weights`.
@@ -135,15 +140,17 @@ class PPOTrainer(ResumableTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
-        critic = check_roles(model, args, peft_config, critic_model)
-        processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
+        check_arguments(args)
+        source = policy_source(model, peft_config, args)
+        critic = check_roles(source.adapter, args, critic_model)
+        processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
             ref_model = copy.deepcopy(model)
-        functions = as_reward_functions(
-            reward_funcs, reward_processing_classes, processing_class, args, model, peft_config
-        )
+        functions = as_reward_functions(reward_funcs, reward_processing_classes, processing_class, args, source)
+        if isinstance(model, str) and source.base != model:
+            model = load_adapter_policy(model, source.base, args, quantization_config)
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
@@ -243,7 +250,7 @@ class PPOTrainer(ResumableTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_scores(samples, gathered)
+        self._log_scores(samples, gathered, own)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:
@@ -263,8 +270,10 @@ class PPOTrainer(ResumableTrainer):
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
         if not self._measures_kl:
             return
-        beta = controller.beta
+        beta, status = controller.beta, controller.status
         self.beta = controller.update(table.kl_measurement(controller.unit))
+        if controller.finding is not None and controller.status != status:
+            logger.warning(controller.finding)
         self._append({"kl/beta": beta} | ({} if controller.target is None else {"kl/target": controller.target}))
         if controller.wants_stop:
             raise RuntimeError(
@@ -288,8 +297,10 @@ class PPOTrainer(ResumableTrainer):
         entropy = entropy_bonus(outputs.entropies, mask, num_tokens)
         loss = policy.loss + args.vf_coef * value.loss - args.entropy_coef * entropy
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
-        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, num_tokens)
+            # A mean of this micro-batch, not a share of the step.
+            micro_batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
+        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, loss, num_tokens)
         if (self._step + 1) % self.current_gradient_accumulation_steps == 0:
             self._finish_update_sums()
         # Ranks average their gradients, while each loss is already its share of the whole step.

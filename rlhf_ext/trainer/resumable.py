@@ -174,7 +174,8 @@ class ResumableTrainer(RoleTrainer):
     def _begin_run(self) -> None:
         """Start counters and logs afresh, whatever an earlier `train` left, or as the checkpoint has them."""
         self._step, self._buffered_inputs = 0, None
-        self._metrics["train"].clear()
+        for pending in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
+            pending.clear()
         self._init_measurements()
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:

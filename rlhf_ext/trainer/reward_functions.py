@@ -6,13 +6,11 @@ from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
-from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.normalization import read_score_normalization
 from ..models.reward_adapter import RewardAdapter, is_adapter_of
-from ..models.roles import POLICY
 from ..models.scoring import (
     RewardModelScorer,
     check_reward_tokenizer,
@@ -21,6 +19,7 @@ from ..models.scoring import (
     same_tokens,
 )
 from .checks import load_tokenizer
+from .policy import PolicySource
 from .ppo_config import PPOConfig
 
 RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]
@@ -41,8 +40,7 @@ def as_reward_functions(
     tokenizers: Any,
     policy_tokenizer: Any,
     args: PPOConfig,
-    policy: str | PreTrainedModel | PeftModel,
-    peft_config: PeftConfig | None,
+    policy: PolicySource,
 ) -> list[Callable[..., list[float | None]]]:
     """
     Everything that may be given as `reward_funcs`, as a list of callables; see [`as_reward_function`].
@@ -56,10 +54,8 @@ def as_reward_functions(
             The policy's tokenizer.
         args ([`PPOConfig`]):
             Settings.
-        policy (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy, on whose base reward models can be attached where it is an adapter.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Configuration of the adapter that the policy is to get.
+        policy ([`PolicySource`]):
+            The policy's base, on which reward models are attached where they and the policy are adapters of it.
 
     Raises:
         TypeError: For what is neither a reward model nor a function.
@@ -80,12 +76,8 @@ def as_reward_functions(
             raise ValueError(
                 f"{len(values)} {name} were passed for {len(functions)} reward_funcs ({values}); pass one for each."
             )
-    if isinstance(policy, PeftModel):
-        peft_config = policy.peft_config[POLICY]
-    base = policy if isinstance(policy, str) else policy.config._name_or_path
     return [
-        as_reward_function(function, tokenizer, policy_tokenizer, args, base, peft_config)
-        for function, tokenizer in zip(functions, tokenizers, strict=True)
+        as_reward_function(f, t, policy_tokenizer, args, policy) for f, t in zip(functions, tokenizers, strict=True)
     ]
 
 
@@ -103,16 +95,15 @@ def as_reward_function(
     tokenizer: PreTrainedTokenizerBase | None,
     policy_tokenizer: Any,
     args: PPOConfig,
-    policy_base: str | None = None,
-    policy_adapter: PeftConfig | None = None,
+    policy: PolicySource | None = None,
 ) -> Callable[..., list[float | None]]:
     """
     A Python function as it is; a reward model, loaded where it is named, behind a [`RewardModelScorer`].
 
     A reward model is logged under the whole id or folder that it was given by, because the last names of folders repeat
     (`run1/reward`, `run2/reward`). Of the policy's `model_init_kwargs` it gets those that are not about the policy's
-    repository. One that was saved as an adapter of the policy's base (`policy_base`, where the policy is itself an
-    adapter, `policy_adapter`) is not loaded but attached to that base by the trainer.
+    repository. One that was saved as an adapter of the policy's base, where the policy is itself an adapter, is not
+    loaded but attached to that base by the trainer.
     """
     if not isinstance(function, str | nn.Module):
         return function
@@ -122,7 +113,7 @@ def as_reward_function(
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code, **hub)
     check_reward_tokenizer(tokenizer, path or name)
     scorer = RewardModelScorer(
-        _reward_model(function, tokenizer, policy_tokenizer, args, policy_base, policy_adapter),
+        _reward_model(function, tokenizer, policy_tokenizer, args, policy),
         tokenizer,
         policy_tokenizer,
         name=name,
@@ -140,14 +131,13 @@ def _reward_model(
     tokenizer: PreTrainedTokenizerBase,
     policy_tokenizer: Any,
     args: PPOConfig,
-    policy_base: str | None,
-    policy_adapter: PeftConfig | None,
+    policy: PolicySource | None,
 ) -> PreTrainedModel | RewardAdapter:
     if not isinstance(function, str):
         return function
-    if policy_base and policy_adapter is not None and same_tokens(tokenizer, policy_tokenizer):
+    if policy is not None and policy.adapter is not None and same_tokens(tokenizer, policy_tokenizer):
         revision = (args.model_init_kwargs or {}).get("revision")
-        if is_adapter_of(function, policy_base, revision, policy_adapter):
+        if is_adapter_of(function, policy.base, revision, policy.adapter):
             return RewardAdapter(function)
     return load_reward_model(function, **loading_arguments(args))
 

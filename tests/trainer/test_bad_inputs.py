@@ -33,6 +33,15 @@ def ones(completions, **_):
         ({"kl_placement": "everywhere"}, "kl_placement"),
         ({"kl_estimator": "k9"}, "kl_estimator"),
         ({"critic": "oracle"}, "critic"),
+        ({"critic_learning_rate": -1e-5}, "critic_learning_rate must be a number and not negative"),
+        ({"critic_warmup_rollouts": -1}, "critic_warmup_rollouts must be a number and not negative"),
+        ({"entropy_coef": float("nan")}, "entropy_coef must be a number"),
+        ({"beta": float("inf")}, "beta must be a number"),
+        ({"kl_target": float("inf"), "kl_unit": "token"}, "kl_target must be a positive number"),
+        ({"kl_unit": "sequence"}, "is the unit of kl_target, which is not set"),
+        ({"max_completion_length": 0}, "max_completion_length must be at least 1"),
+        ({"generation_kwargs": {"max_new_tokens": 4}}, "use max_completion_length"),
+        ({"ref_model_sync_steps": 8}, "ref_model_sync_steps=8 has no effect"),
         ({"kl_target": 6.0}, "kl_unit"),
         ({"kl_target": 6.0, "kl_unit": "nats"}, "kl_unit"),
         ({"kl_target": -1.0, "kl_unit": "token"}, "kl_target"),
@@ -151,7 +160,7 @@ def test_config_and_tokenizer_are_those_of_the_revision(
     for auto, result in loaded.items():
         monkeypatch.setattr(auto, "from_pretrained", lambda name, result=result, **kw: asked.append(kw) or result)
     args = ppo_config(model_init_kwargs={"revision": "v2", "token": "t", "dtype": "float32"})
-    checks.check_inputs(tiny_policy_path, args, prompts, None, None)
+    checks.check_inputs(tiny_policy_path, tiny_policy_path, args, prompts, None, None)
     assert [{name: kw.get(name) for name in args.model_init_kwargs} for kw in asked] == [
         {"revision": "v2", "token": "t", "dtype": None}
     ] * 2

@@ -56,7 +56,8 @@ def test_several_reward_models_are_given_as_a_list_or_with_commas(given):
 
 @pytest.mark.slow
 def test_a_recipe_trains_saves_and_evaluates(recipe, tmp_path):
-    done = run(recipe, tmp_path, "--use_peft", "true", "--lora_target_modules", "all-linear", "--beta", "0.2")
+    lora = ("--use_peft", "true", "--lora_target_modules", "all-linear", "--merge", "true")
+    done = run(recipe, tmp_path, *lora, "--beta", "0.2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Policy saved to aligned" in done.stdout
     assert (tmp_path / "aligned" / "adapter_model.safetensors").is_file()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_ext.trainer import reward_functions
+from rlhf_ext.trainer.policy import PolicySource
 from rlhf_ext.trainer.reward_functions import as_reward_function, as_reward_functions, unique_names
 
 
@@ -59,7 +60,9 @@ def test_a_list_that_does_not_fit_is_refused_before_a_model_is_loaded(
 ):
     functions = [tiny_reward_path, *functions[1:]] if functions else []
     with pytest.raises(error, match=message):
-        as_reward_functions(functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights))
+        as_reward_functions(
+            functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights), PolicySource("policy", None)
+        )
     assert loaded_with == []
 
 

@@ -254,3 +254,47 @@ def test_prompts_of_one_length_and_gradient_checkpointing_run(tiny_policy_path, 
     trainer = PPOTrainer(tiny_policy_path, code_points, args, data, peft_config=lora())
     trainer.train()
     assert rollout_rows(trainer)[0]["policy/first_pass_deviation"] < 1e-4
+
+
+def test_what_a_reward_function_logs_is_logged(tiny_policy_path, prompts, ppo_config):
+    def logging(completions, log_extra, log_metric, **_):
+        log_extra("first", [text[:1] for text in completions])
+        log_metric("letters", float(len(completions)))
+        return [float(i) for i in range(len(completions))]
+
+    trainer = PPOTrainer(tiny_policy_path, logging, ppo_config(beta=0.0, max_steps=8), prompts)
+    trainer.train()
+    assert [row["letters"] for row in rollout_rows(trainer)] == [8.0, 8.0]
+    table = trainer._logs
+    assert list(table["extra"]["first"]) == [text[:1] for text in table["completion"]]
+    assert not trainer._pending_extra_logs and not trainer._pending_metrics
+
+
+def test_evaluation_means_are_over_prompts_not_batches(tiny_policy_path, prompts, ppo_config):
+    held_out = Dataset.from_dict({"prompt": [f"Say {i}" for i in range(6)], "score": [0, 1, 2, 3, 4, None]})
+    args = ppo_config(beta=0.0, per_device_eval_batch_size=4)
+    trainer = PPOTrainer(tiny_policy_path, lambda score=None, **_: score, args, prompts, held_out)
+    metrics = trainer.evaluate()
+    # Batches of 4 and 2 prompts, of which the last has no score; the mean of their means would be 2.75.
+    assert metrics["eval_rewards/<lambda>/mean"] == metrics["eval_objective/score"] == pytest.approx(2.0)
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
+    trainer.args.entropy_coef = float("nan")  # every term is finite, their sum is not
+    with pytest.raises(RuntimeError, match="the step is not taken"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_a_second_call_resumes_the_controller_of_the_checkpoint(tiny_policy_path, prompts, ppo_config, tmp_path):
+    args = ppo_config(
+        output_dir=str(tmp_path), save_strategy="steps", save_steps=4, max_steps=12, kl_target=0.5, kl_unit="sequence",
+        kl_controller="multiplicative",
+    )  # fmt: skip
+    trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
+    trainer.train()
+    first = [row["kl/beta"] for row in rollout_rows(trainer)]
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert [row["kl/beta"] for row in rollout_rows(trainer)] == first
+    assert first[1] != first[2]

@@ -27,14 +27,16 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
+    "_get_train_sampler": ["self", "dataset"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_get_output_dir": ["self", "trial"],
 }
 ATTRIBUTES = {
     "_buffered_inputs", "_step", "_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_weights", "reward_funcs",
     "reward_func_names", "aux_loss_enabled", "router_aux_loss_coef", "mask_truncated_completions", "temperature",
     "num_iterations", "ref_model", "accelerator", "current_gradient_accumulation_steps", "is_deepspeed_enabled",
-    "is_fsdp_enabled",
+    "is_fsdp_enabled", "_pending_extra_logs", "_pending_metrics", "use_vllm",
 }  # fmt: skip
 
 
