@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.trainer.checkpoint import damage, rollout_file, run_state_file
@@ -127,26 +127,28 @@ def test_a_stream_resumes_in_its_first_pass_and_is_refused_after_it(tiny_policy_
         run("again", PROMPTS, resume_from_checkpoint=str(tmp_path / "short/checkpoint-10"))
 
 
-def test_a_trainer_that_was_interrupted_resumes_in_the_same_object(tiny_policy_path, ppo_config, tmp_path):
-    calls = []
+class InterruptOnce(TrainerCallback):
+    """Ctrl-C between the micro-batches of the tenth optimizer step."""
 
-    def interrupted(completions, **_):
-        calls.append(None)
-        if len(calls) == 3:
+    interrupted = False
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == 9 and not self.interrupted:
+            self.interrupted = True
             raise KeyboardInterrupt
-        return code_points(completions)
 
-    settings = {**RUN, "max_steps": 16, "save_steps": 3}
-    whole = PPOTrainer(
-        tiny_policy_path, code_points, ppo_config(**settings, output_dir=str(tmp_path / "whole")), PROMPTS
-    )
+
+def test_a_trainer_that_was_interrupted_resumes_in_the_same_object(tiny_policy_path, ppo_config, tmp_path):
+    def make(folder, callbacks):
+        changes = {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 12, "save_steps": 3}
+        args = ppo_config(**RUN | changes, output_dir=str(tmp_path / folder))
+        return PPOTrainer(tiny_policy_path, code_points, args, PROMPTS, callbacks=callbacks)
+
+    whole = make("whole", [])
     whole.train()
-    args = ppo_config(**settings, output_dir=str(tmp_path / "run"))
-    interrupted.__name__ = "code_points"
-    trainer = PPOTrainer(tiny_policy_path, interrupted, args, PROMPTS)
+    trainer = make("run", [InterruptOnce()])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert trainer.state.global_step == 8
     trainer.train(resume_from_checkpoint=True)
     assert_same_run(whole, trainer)
 

@@ -126,5 +126,5 @@ def test_an_interrupted_program_saves_and_the_same_command_goes_on(interrupt, pr
 
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
     kills = kill_runs(tmp_path, len(PHASES), seed=0)
-    assert {kill.phase for kill in kills} == set(PHASES), report(kills)
+    assert {kill.moment.phase for kill in kills} == set(PHASES), report(kills)
     assert not any(kill.difference for kill in kills), report(kills)
