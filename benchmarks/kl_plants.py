@@ -75,7 +75,7 @@ def simulate(plant: Plant, controller: KLController, seed: int) -> list[float]:
 def _gaussian_push(plant: Plant, kl: float, beta: float, scale: float) -> float:
     """Change of sqrt(KL)."""
     gap = SIGMA * scale / (math.sqrt(2) * beta) - math.sqrt(kl)
-    return min(0.45, max(-0.3, 0.35 * gap)) * plant.speed if abs(gap) > 0 else 0.0
+    return min(0.45, max(-0.3, 0.35 * gap)) * plant.speed
 
 
 def _bounded_push(plant: Plant, kl: float, beta: float, scale: float) -> float:

@@ -17,7 +17,15 @@ ALLOWED = {
     "kl_control": set(),
     "report_card": {"numpy", "rlhf_ext.pair_statistics"},
     "pair_statistics": {"numpy"},
-    "models": {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "rlhf_ext.report_card"},
+    "models": {
+        "torch",
+        "transformers",
+        "peft",
+        "safetensors",
+        "huggingface_hub",
+        "deepspeed",
+        "rlhf_ext.report_card",
+    },
 }
 
 

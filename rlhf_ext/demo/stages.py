@@ -180,6 +180,7 @@ def _ppo_config(folder: Path, settings: DemoSettings) -> "PPOConfig":
         max_completion_length=settings.max_new_tokens,
         learning_rate=3e-4,
         lr_scheduler_type="constant",
+        critic="head",
         reward_weights=[1.0, 0.0],
         kl_target=settings.kl_target,
         kl_unit="sequence",

@@ -51,8 +51,8 @@ class MultiplicativeKLController(KLController):
     r"""
     Leaves `beta` alone inside a band around the target; outside, multiplies or divides it. With
     `e = log(KL / target)`: above `(1 + band) * target`, `beta <- beta * factor` at once; below
-    `(1 - band) * target`, `beta <- beta * factor ** max(e, -1) ** smooth`, a division whose size grows with
-    the error, so that the policy is released smoothly.
+    `(1 - band) * target`, `beta <- beta * factor ** max(e, -1)`, a division whose size grows with the error, so that
+    the policy is released smoothly. A negative KL leaves `beta` alone.
 
     Args:
         beta, target, unit: see [`KLController`].
@@ -78,7 +78,7 @@ class MultiplicativeKLController(KLController):
         if ratio > 1 + self.band:
             self._scale(self.factor)
         elif 0 <= ratio < 1 - self.band:
-            self._scale(self.factor ** max(math.log(max(ratio, math.exp(-1))), -1.0))
+            self._scale(self.factor ** math.log(max(ratio, math.exp(-1))))
 
     def _scale(self, factor: float) -> None:
         self.beta = self.beta * factor

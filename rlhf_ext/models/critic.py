@@ -1,41 +1,31 @@
-"""The critic that shares the policy's trunk."""
+"""The critic: a value head on the policy's trunk, on an adapter of its own, or on a model of its own."""
 
-import functools
 import os
-import types
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import find_adapter_config_file
 
+from .roles import CRITIC
+from .scoring import load_reward_model
+
+CRITIC_KINDS = ("adapter", "head", "model")
+CRITIC_FOLDER = "critic"
 VALUE_HEAD_FILE = "value_head.safetensors"
 
 
-@dataclass
-class ActorCriticOutput(ModelOutput):
-    """
-    Per-token outputs of one forward call, aligned with `input_ids[:, 1:]`.
+class _Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, also where DeepSpeed or FSDP keeps its weights in a shorter format."""
 
-    Args:
-        log_probs (`torch.Tensor` of shape `(B, L - 1)`):
-            Log-probability of each next token, in nats.
-        entropy (`torch.Tensor` of shape `(B, L - 1)`):
-            Entropy of the distribution that token was drawn from, in nats.
-        state_values (`torch.Tensor` of shape `(B, L - 1)`):
-            Value of the state in which that token was drawn. Not called `values`: an output is a dict, and DeepSpeed
-            calls `outputs.values()`.
-        aux_loss (`torch.Tensor`, *optional*):
-            Load-balancing loss of a mixture of experts.
-    """
-
-    log_probs: Tensor | None = None
-    entropy: Tensor | None = None
-    state_values: Tensor | None = None
-    aux_loss: Tensor | None = None
+    def forward(self, states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return nn.functional.linear(states.float(), self.weight.float(), self.bias.float())
 
 
 class ValueHead(nn.Module):
@@ -51,77 +41,160 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        self.linear = _Float32Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Values `(B, L)` of hidden states `(B, L, H)`."""
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            return self.linear(hidden_states.float()).squeeze(-1)
+        return self.linear(hidden_states).squeeze(-1)
 
 
-def add_value_head(model: PreTrainedModel) -> ValueHead:
+class Critic(nn.Module):
     """
-    Attach a [`ValueHead`] to a causal language model that already has TRL's fused LM head.
-
-    Afterwards `model(..., labels=..., fused_lm_head=True)` returns an [`ActorCriticOutput`]: log-probabilities and
-    values come out of the same forward call, as the hooks of DDP, ZeRO and FSDP require. Without `fused_lm_head=True`
-    the forward, and so generation, is unchanged. The head is not written by `save_pretrained`: a saved policy stays a
-    plain causal language model (see [`save_value_head`]).
+    The critic's own modules: the value head, and the trunk where it does not share the policy's.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The policy, without its PEFT or distributed wrapper.
-
-    Returns:
-        [`ValueHead`]: The head, also reachable as `model.value_head`.
+        hidden_size (`int`):
+            Width of the hidden states that the values are read from.
+        trunk ([`~transformers.PreTrainedModel`], *optional*):
+            A model without language-model head; by default the values are read from the policy's trunk.
     """
-    head = ValueHead(model.config.get_text_config().hidden_size).to(model.get_output_embeddings().weight.device)
-    model.value_head = head
-    keys = [f"value_head.{name}" for name, _ in head.named_parameters()]
-    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *keys}
-    fused_forward = model.forward
 
-    @functools.wraps(fused_forward)
-    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return fused_forward(*args, **kwargs)
-        hidden: list[Tensor] = []
-        # The fused head does not return the hidden states; the trunk's own output is read instead.
-        hook = self.base_model.register_forward_hook(lambda _m, _a, out: hidden.append(out.last_hidden_state))
-        try:
-            outputs = fused_forward(*args, fused_lm_head=True, **kwargs)
-        finally:
-            hook.remove()
-        return ActorCriticOutput(
-            log_probs=outputs.log_probs,
-            entropy=outputs.entropy,
-            state_values=self.value_head(hidden[0][:, :-1]),
-            aux_loss=outputs.aux_loss,
-        )
-
-    model.forward = types.MethodType(forward, model)
-    return head
+    def __init__(self, hidden_size: int, trunk: PreTrainedModel | None = None):
+        super().__init__()
+        self.value_head = ValueHead(hidden_size)
+        self.trunk = trunk
 
 
-def save_value_head(head: ValueHead, folder: str) -> None:
-    """Write the head beside the policy, as `value_head.safetensors`."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, os.path.join(folder, VALUE_HEAD_FILE))
-
-
-def load_value_head(head: ValueHead, folder: str) -> None:
+def load_critic_model(
+    source: str | PreTrainedModel,
+    normalization: tuple[float, float] | None = None,
+    weight: float = 1.0,
+    **model_init_kwargs: Any,
+) -> Critic:
     """
-    Restore what [`save_value_head`] wrote.
+    A critic with a trunk of its own.
+
+    Args:
+        source (`str` or [`~transformers.PreTrainedModel`]):
+            Hub id, folder or instance of one of: a critic saved by [`PPOTrainer`], as it was; a reward model, whose score
+            head becomes the value head; a language model, on whose trunk the value head starts at zero. Of an
+            instance, the trunk is taken and not copied.
+        normalization (`tuple[float, float]`, *optional*):
+            Mean and standard deviation by which PPO centres and scales the scores of that reward model.
+        weight (`float`, *optional*, defaults to `1.0`):
+            Weight of that reward model among the rewards.
+        model_init_kwargs:
+            Passed to `from_pretrained`.
 
     Raises:
-        FileNotFoundError: If the folder holds no value head.
+        ValueError: If a classifier has no linear score head with one output.
     """
-    path = os.path.join(folder, VALUE_HEAD_FILE)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"The checkpoint `{folder}` has no `{VALUE_HEAD_FILE}`, so the critic cannot be restored. Resume from a "
-            "checkpoint that PPOTrainer wrote, or start a new run from its weights by passing it as `model`."
+    if not isinstance(source, str):
+        return _critic_of(source, normalization, weight)
+    if os.path.isfile(os.path.join(source, VALUE_HEAD_FILE)):
+        critic = _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
+        critic.value_head.load_state_dict(load_file(os.path.join(source, VALUE_HEAD_FILE)))
+        return critic
+    if find_adapter_config_file(source) is None and not _is_classifier(AutoConfig.from_pretrained(source)):
+        return _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
+    model = load_reward_model(source, **model_init_kwargs)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    return _critic_of(model, normalization, weight)
+
+
+def _is_classifier(config: Any) -> bool:
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
+def _critic_of(
+    model: PreTrainedModel, normalization: tuple[float, float] | None = None, weight: float = 1.0
+) -> Critic:
+    critic = Critic(model.config.get_text_config().hidden_size, model.base_model)
+    if "SequenceClassification" in type(model).__name__:
+        _continue_score(critic.value_head, model, normalization or (0.0, 1.0), weight)
+    return critic
+
+
+@torch.no_grad()
+def _continue_score(
+    value_head: ValueHead, model: PreTrainedModel, normalization: tuple[float, float], weight: float
+) -> None:
+    """Start the value head as the score head, in the unit that PPO maximises: `weight * (score - mean) / std`."""
+    score = next((m for m in model.children() if isinstance(m, nn.Linear) and m.out_features == 1), None)
+    if score is None:
+        raise ValueError(
+            f"A critic cannot start from {type(model).__name__}: it has no linear score head with one output. Pass a "
+            "`critic_model`, or choose critic='head'."
         )
-    head.load_state_dict(load_file(path))
+    mean, std = normalization
+    (score_weight,) = full_tensors([score.weight])
+    value_head.linear.weight.copy_(score_weight.float() * (weight / std))
+    bias = 0.0 if score.bias is None else full_tensors([score.bias])[0].item()
+    value_head.linear.bias.fill_((bias - mean) * weight / std)
+
+
+def full_tensors(parameters: list[Tensor]) -> list[Tensor]:
+    """Copies of parameters that ZeRO-3 may have spread over the ranks; every rank must call it."""
+    if not is_deepspeed_zero3_enabled():
+        return [parameter.detach().clone() for parameter in parameters]
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        return [parameter.detach().clone() for parameter in parameters]
+
+
+def save_critic(critic: Critic, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    """
+    Write the value head and the trunk, where it has its own, so that a later run can start from them.
+
+    Args:
+        critic ([`Critic`]):
+            The critic.
+        folder (`str`):
+            Folder to write to, made where missing. A critic's adapter is written there by PEFT.
+        state_dict (`dict[str, torch.Tensor]`, *optional*):
+            The whole policy's state, gathered, where its parameters are spread over the ranks.
+    """
+    state = critic.state_dict() if state_dict is None else _part(state_dict, CRITIC)
+    os.makedirs(folder, exist_ok=True)
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in _part(state, "value_head").items()}
+    save_file(head, os.path.join(folder, VALUE_HEAD_FILE))
+    if critic.trunk is not None:
+        critic.trunk.save_pretrained(folder, state_dict=_part(state, "trunk"))
+
+
+def _part(state: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
+    """The tensors below the submodule `module`, wherever it is, named from there."""
+    parts = {name: f".{name}".partition(f".{module}.")[2] for name in state}
+    return {part: state[name] for name, part in parts.items() if part and f".{module}." in f".{name}"}
+
+
+def load_critic(critic: Critic, folder: str, policy: PreTrainedModel | PeftModel) -> None:
+    """
+    Restore what [`save_critic`] wrote, the critic's adapter included.
+
+    Args:
+        critic ([`Critic`]):
+            The critic.
+        folder (`str`):
+            Folder that holds it.
+        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model on whose base the critic's adapter is, where it has one.
+
+    Raises:
+        FileNotFoundError: If the folder holds no critic of this kind.
+    """
+    if not os.path.isfile(os.path.join(folder, VALUE_HEAD_FILE)):
+        raise FileNotFoundError(
+            f"`{folder}` has no `{VALUE_HEAD_FILE}`, so the critic cannot be restored. Resume from a checkpoint that "
+            "PPOTrainer wrote with the same `critic`, or start a new run from its weights by passing it as `model`."
+        )
+    critic.value_head.load_state_dict(load_file(os.path.join(folder, VALUE_HEAD_FILE)))
+    if critic.trunk is not None:
+        saved = type(critic.trunk).from_pretrained(folder, dtype=critic.trunk.dtype)
+        critic.trunk.load_state_dict(saved.state_dict())
+    if isinstance(policy, PeftModel) and CRITIC in policy.peft_config:
+        set_peft_model_state_dict(policy, load_peft_weights(folder, device="cpu"), adapter_name=CRITIC)

@@ -12,7 +12,9 @@ from torch import nn
 from ..report_card import REPORT_CARD_FILE
 
 
-def read_score_normalization(path_or_model: str | Path | nn.Module) -> tuple[float, float] | None:
+def read_score_normalization(
+    path_or_model: str | Path | nn.Module, **hub_arguments: Any
+) -> tuple[float, float] | None:
     """
     Read the numbers that centre and scale the scores of a reward model: (score - mean) / std.
 
@@ -24,6 +26,8 @@ def read_score_normalization(path_or_model: str | Path | nn.Module) -> tuple[flo
         path_or_model (`str`, `Path` or `nn.Module`):
             Folder or Hub id of a reward model or of an adapter, or a model that is already loaded. A loaded model is
             asked for its config only: for an adapter, give its folder.
+        hub_arguments:
+            Passed to [`~huggingface_hub.hf_hub_download`], such as `token` and `cache_dir`.
 
     Returns:
         `tuple[float, float]`: mean and standard deviation, in units of the score; `None` if none were recorded.
@@ -35,10 +39,10 @@ def read_score_normalization(path_or_model: str | Path | nn.Module) -> tuple[flo
         config = getattr(path_or_model, "config", None)
         stored = {name: getattr(config, name, None) for name in ("score_mean", "score_std")}
         return _checked(stored, f"the config of {type(path_or_model).__name__}")
-    from_config = _checked(_read_json(path_or_model, "config.json"), f"the config of {path_or_model}")
+    from_config = _checked(_read_json(path_or_model, "config.json", hub_arguments), f"the config of {path_or_model}")
     if from_config is not None:
         return from_config
-    card = _read_json(path_or_model, REPORT_CARD_FILE)
+    card = _read_json(path_or_model, REPORT_CARD_FILE, hub_arguments)
     return _checked(card.get("normalization") or {}, f"the {REPORT_CARD_FILE} of {path_or_model}")
 
 
@@ -59,12 +63,12 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _read_json(path_or_id: str | Path, filename: str) -> dict[str, Any]:
+def _read_json(path_or_id: str | Path, filename: str, hub_arguments: dict[str, Any]) -> dict[str, Any]:
     """The JSON file of a folder or Hub repository; empty where there is no such file."""
     path = Path(path_or_id) / filename
     if not Path(path_or_id).is_dir():
         try:
-            path = Path(hf_hub_download(str(path_or_id), filename))
+            path = Path(hf_hub_download(str(path_or_id), filename, **hub_arguments))
         except EntryNotFoundError:
             return {}
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

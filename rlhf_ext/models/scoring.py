@@ -1,14 +1,24 @@
 """Reward model -> one score per sequence."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
 from .normalization import read_score_normalization
+from .reward_adapter import RewardAdapter
+
+# Loading arguments that say how to reach the Hub, whichever repository is read.
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+
+
+def hub_arguments(model_init_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Those of the loading arguments that every repository shares: account, cache and network."""
+    return {name: value for name, value in (model_init_kwargs or {}).items() if name in _HUB_ARGUMENTS}
 
 
 def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
@@ -20,12 +30,39 @@ def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
             Model id or folder of a sequence classifier with one label.
         model_init_kwargs:
             Passed to `from_pretrained`.
+
+    Raises:
+        ValueError: If the model is no classifier, so that its scores would be those of a random head, or has several
+            labels.
     """
-    if find_adapter_config_file(path) is not None:
+    hub = hub_arguments(model_init_kwargs)
+    if find_adapter_config_file(path, **hub) is not None:
         from peft import AutoPeftModelForSequenceClassification
 
         return AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **model_init_kwargs)
-    return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **model_init_kwargs)
+    config = AutoConfig.from_pretrained(
+        path, trust_remote_code=model_init_kwargs.get("trust_remote_code", False), **hub
+    )
+    if "SequenceClassification" in str(config.architectures):
+        _check_one_label(config, path)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, output_loading_info=True, **model_init_kwargs
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"`{path}` ({', '.join(config.architectures or ['unknown architecture'])}) is not a reward model: it has no "
+            f"{', '.join(sorted(info['missing_keys'])[:3])}, so its scores would be random. Train one with RewardTrainer, "
+            "or pass a Python function."
+        )
+    return model
+
+
+def _check_one_label(config: Any, name: str) -> None:
+    if config.num_labels != 1:
+        raise ValueError(
+            f"The reward model `{name}` has {config.num_labels} labels; PPO needs one score per sequence. Train it with "
+            "`num_labels=1`, or pass a Python function that reduces its outputs to a number."
+        )
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
@@ -34,8 +71,12 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     gets the same special tokens (a BOS, or a closing question, that only one of them adds changes the score).
     """
     probe = "Is it the same?"
-    same_vocabulary = first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
-    return same_vocabulary and first(probe)["input_ids"] == second(probe)["input_ids"]
+    return same_vocabulary(first, second) and first(probe)["input_ids"] == second(probe)["input_ids"]
+
+
+def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether every token has the same id in both, EOS included."""
+    return first.eos_token_id == second.eos_token_id and first.get_vocab() == second.get_vocab()
 
 
 def check_reward_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -67,12 +108,14 @@ class RewardModelScorer:
     A reward function in TRL's sense that wraps a reward model.
 
     When the reward model shares the policy's tokenizer, it reads the very token ids of the rollout, EOS included: text
-    decoded and encoded again drops EOS and may split differently (TRL #1702). Otherwise it reads the text, through its
-    own chat template for conversations, with its own EOS where the policy ended the answer.
+    decoded and encoded again drops EOS and may split differently (TRL #1702). After the EOS of a chat answer comes what
+    the chat template writes there (a newline in ChatML), because that is where the reward model was trained to be read.
+    With another tokenizer, or another chat template, it reads the text: a conversation through its own chat template,
+    other text with its own EOS where the policy ended the answer.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Sequence classifier with one label.
+        model ([`~transformers.PreTrainedModel`] or [`RewardAdapter`]):
+            Sequence classifier with one label, or the adapter of the policy's base that is one.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The reward model's tokenizer.
         policy_tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -91,28 +134,28 @@ class RewardModelScorer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | RewardAdapter,
         tokenizer: PreTrainedTokenizerBase,
         policy_tokenizer: PreTrainedTokenizerBase,
         name: str,
         batch_size: int,
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
-        if model.config.num_labels != 1:
-            raise ValueError(
-                f"The reward model `{name}` has {model.config.num_labels} labels; PPO needs one score per sequence. "
-                "Train it with `num_labels=1`, or pass a Python function that reduces its outputs to a number."
-            )
         check_reward_tokenizer(tokenizer, name)
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        self.model = model.eval().requires_grad_(False)
+        self.source: str | PreTrainedModel | RewardAdapter = model
+        self.normalization = None
+        if not isinstance(model, RewardAdapter):
+            _check_one_label(model.config, name)
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            model.eval().requires_grad_(False)
+            self.normalization = read_score_normalization(model)
+        self.model = model
         self.tokenizer = tokenizer
         self.policy_tokenizer = policy_tokenizer
         self.__name__ = name
         self.batch_size = batch_size
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.reads_ids = same_tokens(tokenizer, policy_tokenizer)
-        self.normalization = read_score_normalization(model)
 
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
@@ -129,21 +172,34 @@ class RewardModelScorer:
     def _token_ids(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
     ) -> list[list[int]]:
-        if self.reads_ids:
+        is_chat = not isinstance(prompts[0], str)
+        ended = [ids[-1] == self.policy_tokenizer.eos_token_id for ids in completion_ids]
+        own_template = self.tokenizer.chat_template not in (None, self.policy_tokenizer.chat_template)
+        if self.reads_ids and not (is_chat and own_template):
             prompt_ids = tokenize_prompts(self.policy_tokenizer, prompts, self.chat_template_kwargs)
-            return [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-        if not isinstance(prompts[0], str):
+            closing = self._after_eos if is_chat else []
+            rows = zip(prompt_ids, completion_ids, ended, strict=True)
+            return [[*prompt, *answer, *(closing if end else [])] for prompt, answer, end in rows]
+        if is_chat:
             conversations = [p + c for p, c in zip(prompts, completions, strict=True)]
             return self.tokenizer.apply_chat_template(conversations, **self.chat_template_kwargs)["input_ids"]
-        ended = [ids[-1] == self.policy_tokenizer.eos_token_id for ids in completion_ids]
-        eos = self.tokenizer.eos_token
+        # Encoders such as BERT have no EOS.
+        eos = self.tokenizer.eos_token or ""
         texts = [p + c + (eos if e else "") for p, c, e in zip(prompts, completions, ended, strict=True)]
         return self.tokenizer(texts)["input_ids"]
 
-    @torch.inference_mode()
+    @cached_property
+    def _after_eos(self) -> list[int]:
+        """What the policy's chat template writes after the EOS of an answer."""
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        encoded = self.policy_tokenizer.apply_chat_template(turns, return_dict=True, **self.chat_template_kwargs)
+        ids, eos = encoded["input_ids"], self.policy_tokenizer.eos_token_id
+        return ids[len(ids) - ids[::-1].index(eos) :] if eos in ids else []
+
+    @torch.no_grad()
     def _forward(self, sequences: Sequence[list[int]]) -> Tensor:
         batch = self.tokenizer.pad({"input_ids": list(sequences)}, padding_side="right", return_tensors="pt")
-        device = next(self.model.parameters()).device
+        device = self.model.device
         outputs = self.model(
             input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
         )

@@ -1,12 +1,17 @@
 """Checks of the data and the tokenizer, made before any model is loaded."""
 
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.scoring import tokenize_prompts
+from ..models.critic import VALUE_HEAD_FILE
+from ..models.roles import POLICY, check_adapter
+from ..models.scoring import hub_arguments, tokenize_prompts
 from .ppo_config import PPOConfig
 
 # Tokens a chat template may add around the messages; prompts shorter than the context by more are not tokenised.
@@ -16,14 +21,19 @@ _TEMPLATE_MARGIN = 256
 # position, temperature or adapter lies far above.
 FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 
+_TOKEN_IDS = (
+    "The prompts are tokenised here, which TRL's old PPOTrainer left to its user: pass the texts "
+    "(`tokenizer.decode(ids)` gives them back)."
+)
 
-def load_tokenizer(model: Any, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model id or instance."""
+
+def load_tokenizer(model: Any, trust_remote_code: bool, **arguments: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model id or instance; `arguments` go to `from_pretrained`."""
     name = model if isinstance(model, str) else model.config._name_or_path
     if not name:
         raise ValueError("The model has no path to load a tokenizer from. Pass the tokenizer as `processing_class`.")
     return AutoTokenizer.from_pretrained(
-        name, truncation_side="left", padding_side="left", trust_remote_code=trust_remote_code
+        name, truncation_side="left", padding_side="left", trust_remote_code=trust_remote_code, **arguments
     )
 
 
@@ -42,33 +52,67 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def check_dataset(dataset: Any, name: str) -> None:
-    """Refuse a dataset that is not one, is empty, lacks prompts or holds images."""
+    """Refuse a dataset that is not one, is empty, lacks prompts, holds images, or prompts that cannot be used."""
     if not isinstance(dataset, Dataset | IterableDataset):
-        raise TypeError(f"`{name}` must be a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}.")
+        splits = f" with the splits {', '.join(dataset)}; pass one of them" if isinstance(dataset, dict) else ""
+        raise TypeError(
+            f"`{name}` must be a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}{splits}."
+        )
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"`{name}` is empty. Pass at least one prompt.")
     if "prompt" not in first:
+        remedy = "Rename the one that holds the prompts: `dataset.rename_column(..., 'prompt')`."
         raise ValueError(
-            f"`{name}` has no column `prompt`; its columns are {sorted(first)}. Rename the one that holds the prompts: "
-            "`dataset.rename_column(..., 'prompt')`."
+            f"`{name}` has no column `prompt`; its columns are {sorted(first)}. "
+            f"{_TOKEN_IDS if 'input_ids' in first else remedy}"
         )
     images = {"image", "images"} & set(first)
     if images:
         raise ValueError(f"`{name}` has a column {sorted(images)}; PPOTrainer trains on text only. Remove the column.")
-    rows = dataset["prompt"] if isinstance(dataset, Dataset) else [first["prompt"]]
-    for i, prompt in enumerate(rows):
+    check_prompts(dataset["prompt"] if isinstance(dataset, Dataset) else [first["prompt"]], name)
+
+
+def check_prompts(prompts: Iterable[Any], name: str) -> None:
+    """
+    Refuse prompts that are empty, neither texts nor conversations, or not all of one kind.
+
+    Args:
+        prompts (`Iterable`):
+            Prompts, one a row.
+        name (`str`):
+            What holds them, in the message.
+
+    Raises:
+        ValueError: For the first such row.
+    """
+    first_kind = None
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
+            raise ValueError(f"Row {i} of `{name}` holds token ids ({_shown(prompt)}). {_TOKEN_IDS}")
+        if not (prompt is None or isinstance(prompt, str) or _is_conversation(prompt)):
+            raise ValueError(
+                f"Row {i} of `{name}` holds {_shown(prompt)}, which is no prompt: a prompt is a text, or a list of "
+                "messages such as {'role': 'user', 'content': 'Hi'}."
+            )
         if not _text(prompt).strip():
-            raise ValueError(f"Row {i} of `{name}` has an empty prompt ({prompt!r}). Remove such rows.")
+            raise ValueError(f"Row {i} of `{name}` has an empty prompt ({_shown(prompt)}). Remove such rows.")
+        first_kind = first_kind or type(prompt)
+        if type(prompt) is not first_kind:
+            kind = "text" if isinstance(prompt, str) else "conversation"
+            raise ValueError(
+                f"Row {i} of `{name}` is a {kind}, unlike the rows before it. Batches are tokenised as a whole: pass texts "
+                "only or conversations only."
+            )
 
 
 def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> None:
     """Refuse a prompt that does not fit the model's context together with a completion."""
-    config = (
-        AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
-        if isinstance(model, str)
-        else model.config
-    )
+    if isinstance(model, str):
+        arguments = _repository_arguments(args, "subfolder")
+        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **arguments)
+    else:
+        config = model.config
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None or not isinstance(dataset, Dataset):
         return
@@ -121,19 +165,77 @@ def check_inputs(
     for name, dataset in named.items():
         check_dataset(dataset, name)
     check_rollout_size(train_dataset, args)
-    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(model, args.trust_remote_code)
+    if tokenizer is None:
+        arguments = _repository_arguments(args) if isinstance(model, str) else {}
+        tokenizer = load_tokenizer(model, args.trust_remote_code, **arguments)
     check_tokenizer(tokenizer)
     for name, dataset in named.items():
+        if tokenizer.chat_template is None and not isinstance(next(iter(dataset))["prompt"], str):
+            raise ValueError(
+                f"`{name}` holds conversations, and the tokenizer has no chat template to write them with. Set "
+                "`tokenizer.chat_template` (a base model has none; its chat version's can be copied), or pass texts."
+            )
         check_lengths(dataset, name, model, tokenizer, args)
     return tokenizer
 
 
-def _text(prompt: Any) -> str:
+def check_roles(
+    model: str | PreTrainedModel, args: PPOConfig, peft_config: PeftConfig | None, critic_model: Any
+) -> str:
+    """
+    Refuse settings of another trainer and roles that do not go together; returns the kind of the critic.
+
+    Raises:
+        TypeError: If `args` is no [`PPOConfig`].
+        ValueError: For an adapter that cannot be one role among several, a critic that needs an adapter where there is
+            none, and a `critic_model` that is no critic of that kind.
+    """
+    if not isinstance(args, PPOConfig):
+        raise TypeError(
+            f"`args` must be a rlhf_ext.PPOConfig, got {type(args).__module__}.{type(args).__name__}. The arguments of "
+            "PPOTrainer are `model`, `reward_funcs`, `args`, `train_dataset`, in this order."
+        )
+    adapter = model.peft_config[POLICY] if isinstance(model, PeftModel) else peft_config
+    if adapter is not None:
+        check_adapter(adapter)
+    kind = args.critic or ("model" if adapter is None else "adapter")
+    if kind == "adapter" and adapter is None:
+        raise ValueError(
+            "critic='adapter' puts the critic on an adapter beside the policy's, but the policy has none. Pass a "
+            "`peft_config`, or choose critic='model' or critic='head'."
+        )
+    if kind != "model" and critic_model is not None:
+        if not isinstance(critic_model, str) or not os.path.isfile(os.path.join(critic_model, VALUE_HEAD_FILE)):
+            raise ValueError(
+                f"critic={kind!r} starts from the folder `critic` of an earlier run, which holds `{VALUE_HEAD_FILE}`; "
+                f"got critic_model={critic_model!r}. For a critic that starts from a whole model choose critic='model'."
+            )
+    return kind
+
+
+def _repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:
+    """Loading arguments that tokenizer and config of the policy share with its weights."""
+    given = args.model_init_kwargs or {}
+    names = ("revision", "gguf_file", *more)
+    return hub_arguments(given) | {name: given[name] for name in names if name in given}
+
+
+def _is_conversation(prompt: Any) -> bool:
+    return isinstance(prompt, list) and all(
+        isinstance(message, dict) and "role" in message and ("content" in message or "tool_calls" in message)
+        for message in prompt
+    )
+
+
+def _text(prompt: str | list[dict[str, Any]] | None) -> str:
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, list) and prompt:
-        return " ".join(str(message.get("content") or "") for message in prompt)
-    return ""
+    return " ".join(str(message.get("content") or "") for message in prompt or [])
+
+
+def _shown(prompt: Any) -> str:
+    text = repr(prompt)
+    return text if len(text) <= 100 else f"{text[:100]} ..."
 
 
 def check_first_pass(deviation: float, dtype: torch.dtype) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
+from peft import PeftModel
 from torch import nn
 
 from .ppo_config import PPOConfig
@@ -30,3 +32,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train()
+
+
+@contextmanager
+def saving_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
+    """`model.save_pretrained` writes these adapters only, whoever calls it."""
+    model.save_pretrained = partial(model.save_pretrained, selected_adapters=names)
+    try:
+        yield
+    finally:
+        del model.save_pretrained

@@ -19,9 +19,18 @@ class TokenOutputs(NamedTuple):
 
 
 def completion_outputs(
-    model: nn.Module, sequences: Sequences, rows: slice, takes_position_ids: bool, router_logits: bool
+    model: nn.Module,
+    sequences: Sequences,
+    rows: slice,
+    takes_position_ids: bool,
+    router_logits: bool,
+    role: str | None,
 ) -> TokenOutputs:
-    """One forward call of a model with TRL's fused head; outputs at the completion tokens of `rows`."""
+    """
+    One forward call of a model with TRL's fused head; outputs at the completion tokens of `rows`.
+
+    `role` is one of those that [`~rlhf_ext.models.actor_critic.add_roles`] gave the policy, `None` for another model.
+    """
     input_ids, mask = sequences.model_inputs(rows)
     length = sequences.completion_ids.size(1)
     labels = input_ids.masked_fill(~mask, -100)
@@ -32,7 +41,7 @@ def completion_outputs(
         inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     if router_logits:
         inputs["output_router_logits"] = True
-    outputs = model(**inputs, fused_lm_head=True)
+    outputs = model(**inputs, **({"fused_lm_head": True} if role is None else {"role": role}))
     logprobs = outputs.log_probs[:, -length:]
     if "state_values" not in outputs:
         return TokenOutputs(logprobs)

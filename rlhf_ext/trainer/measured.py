@@ -61,16 +61,36 @@ class MeasuredTrainer(RLOOTrainer):
         means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
         self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
 
-    def _log_scores(self, samples: Samples, gathered: Tensor) -> None:
+    def _log_scores(self, samples: Samples, gathered: Tensor, own: Tensor) -> None:
         """Mean score of each reward function, and the columns of the completions table."""
         self._logs["prompt"].extend(gather_object(samples.prompts))
         self._logs["completion"].extend(gather_object(samples.completions))
         mode = "train" if self.model.training else "eval"
         for name, column in zip(self.reward_func_names, gathered.unbind(1), strict=True):
             self._logs["rewards"][name].extend(column.tolist())
-            self._metrics[mode][f"rewards/{name}/mean"].append(column.nanmean().item())
+            if mode == "train":
+                self._metrics[mode][f"rewards/{name}/mean"].append(column.nanmean().item())
         if mode == "eval":
             self._logs["advantages"].extend([0.0] * len(gathered))
+            # One entry per sequence, without those repeated to fill up the last batch.
+            columns = self.accelerator.gather_for_metrics(own).unbind(1)
+            for name, column in zip(self.reward_func_names, columns, strict=True):
+                self._metrics[mode][f"rewards/{name}/mean"].extend(column[~column.isnan()].tolist())
+        self._flush_logs_of_reward_functions(mode, len(samples.prompts))
+
+    def _flush_logs_of_reward_functions(self, mode: str, count: int) -> None:
+        """What reward functions passed to TRL's `log_extra` and `log_metric`, gathered from all ranks."""
+        # Sorted, so that every rank gathers the same name at the same time.
+        for column in sorted(set(gather_object(list(self._pending_extra_logs)))):
+            values = self._pending_extra_logs.get(column, [None] * count)
+            self._logs["extra"][column].extend(gather_object(values))
+        self._pending_extra_logs.clear()
+        for name in sorted(set(gather_object(list(self._pending_metrics)))):
+            values = self._pending_metrics.get(name, [])
+            moments = torch.tensor([sum(values), len(values)], dtype=torch.float32, device=self.accelerator.device)
+            total, number = self._reduce(moments).tolist()
+            self._metrics[mode][name].append(total / number)
+        self._pending_metrics.clear()
 
     def _sequence_table(
         self, samples: Samples, sequences: Sequences, scores: Tensor, raw: Tensor, logprobs: Tensor, ref: Tensor
@@ -103,7 +123,7 @@ class MeasuredTrainer(RLOOTrainer):
         sums = self._reduce(self._update_sums.sums).tolist()
         ratio_max, deviation = self.accelerator.gather(self._update_sums.maxima.view(1, 2)).amax(dim=0).tolist()
         self._update_sums = UpdateSums(self.accelerator.device)
-        metrics = dict(zip(UpdateSums.NAMES, sums, strict=True))
+        metrics = dict(zip(UpdateSums.NAMES, sums, strict=False))
         if not all(map(torch.isfinite, torch.tensor(sums))):
             raise RuntimeError(
                 f"The loss is not finite ({metrics}); the step is not taken. Lower the learning rate, or look for NaN in "

@@ -1,5 +1,6 @@
 """Settings of [`PPOTrainer`]."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,44 +8,86 @@ from trl import RLOOConfig
 
 from ..functional import KL_ESTIMATORS, PLACEMENTS
 from ..kl_control import CONTROLLER_KINDS
+from ..models.critic import CRITIC_KINDS
 
+_GONE = "gone"
 OLD_NAMES = {
+    "accelerator_kwargs": "accelerator_config",
     "adap_kl_ctrl": "kl_controller (with kl_target and kl_unit)",
     "batch_size": "generation_batch_size",
     "cliprange": "epsilon",
     "cliprange_value": "value_clip_range",
-    "early_stopping": "kl_controller (with kl_target and kl_unit)",
+    "compare_steps": _GONE,
+    "dataset_num_proc": "gone: prompts are tokenised at each rollout",
+    "early_stopping": "gone: watch kl/update, and lower num_iterations or learning_rate where it grows",
+    "exp_name": "run_name",
+    "forward_batch_size": "per_device_train_batch_size",
     "horizon": "kl_controller='ziegler'",
     "init_kl_coef": "beta",
     "kl_coef": "beta",
     "kl_penalty": "kl_estimator",
+    "local_batch_size": "gone: it follows from generation_batch_size",
+    "local_mini_batch_size": "gone: it follows from per_device_train_batch_size",
     "local_rollout_forward_batch_size": "per_device_train_batch_size",
+    "log_with": "report_to",
+    "micro_batch_size": "gone: it follows from per_device_train_batch_size",
     "mini_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "model_adapter_name": "gone: pass a PeftModel as `model`",
+    "model_name": "the `model` argument of PPOTrainer",
     "num_mini_batches": "steps_per_generation / gradient_accumulation_steps",
     "num_ppo_epochs": "num_iterations",
     "num_sample_generations": "log_completions",
+    "num_total_batches": "gone: it follows from max_steps",
+    "optimize_cuda_cache": _GONE,
+    "optimize_device_cache": _GONE,
     "ppo_epochs": "num_iterations",
+    "project_kwargs": _GONE,
+    "query_dataset": "the `train_dataset` argument of PPOTrainer",
+    "ratio_threshold": "gone: watch policy/ratio_max",
+    "ref_adapter_name": "gone: the base, or the initial adapter, is the reference",
     "response_length": "max_completion_length",
+    "reward_model": "the `reward_funcs` argument of PPOTrainer",
     "reward_model_path": "the `reward_funcs` argument of PPOTrainer",
     "rollout_batch_size": "generation_batch_size",
     "sft_model_path": "the `model` argument of PPOTrainer",
+    "steps": "max_steps",
     "stop_token": "the model's generation_config.eos_token_id",
     "stop_token_id": "the model's generation_config.eos_token_id",
     "target": "kl_target (with kl_unit)",
-    "target_kl": "kl_target (with kl_unit)",
+    "target_kl": "gone (it ended the epochs by kl/update; kl_target is the distance from the reference)",
+    "task_name": "run_name",
     "total_episodes": "max_steps or num_train_epochs",
-    "whiten_rewards": "normalize_scores",
+    "tracker_kwargs": _GONE,
+    "tracker_project_name": "project",
+    "use_score_norm": "normalize_scores",
+    "use_score_scaling": "normalize_scores",
+    "whiten_rewards": "gone: normalize_scores centres the scores, normalize_advantages the advantages",
+    "world_size": "gone: the launcher sets it",
 }
-"""Setting of TRL's PPOConfig (0.x to 1.12) -> where it lives here."""
+"""Setting of TRL's PPOConfig (0.x to 1.12) -> where it is now."""
 
 _SAMPLING_DEFAULTS = {"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
+_NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
+_FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
+_UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
+    "epsilon_high": (None, "PPO clips symmetrically: use epsilon"),
+    "reward_clip_range": (None, "use score_clip"),
+    "sync_ref_model": (False, _FIXED_REFERENCE),
+    "ref_model_mixup_alpha": (RLOOConfig.ref_model_mixup_alpha, _FIXED_REFERENCE),
+    "ref_model_sync_steps": (RLOOConfig.ref_model_sync_steps, _FIXED_REFERENCE),
+}
+_GENERATION_SETTINGS = {
+    "eos_token_id": "set it in the model's generation_config",
+    "max_new_tokens": "use max_completion_length",
+}
 # Generation arguments that change how tokens are computed or when sampling ends, never the distribution.
 _HARMLESS_GENERATION_KWARGS = {"cache_implementation", "use_cache", "stop_strings", "max_time", "compile_config"}
 
 
 def explain_old_names(names: list[str]) -> str | None:
     """A sentence on each name of TRL's old PPOConfig among `names`, or `None` if there is none."""
-    lines = [f"`{name}` is now {OLD_NAMES[name]}" for name in names if name in OLD_NAMES]
+    known = {name: OLD_NAMES[name] for name in names if name in OLD_NAMES}
+    lines = [f"`{name}` is {'' if new.startswith(_GONE) else 'now '}{new}" for name, new in known.items()]
     return "Settings of TRL's old PPOConfig: " + "; ".join(lines) + "." if lines else None
 
 
@@ -88,8 +131,17 @@ class PPOConfig(RLOOConfig):
             switches clipping off.
         entropy_coef (`float`, *optional*, defaults to `0.0`):
             Weight of the entropy bonus, in score units per nat.
-        critic (`str`, *optional*, defaults to `"head"`):
-            `"head"`: value head on the policy's trunk.
+        critic (`str`, *optional*):
+            Where the values come from: `"adapter"` (a second adapter on the policy's base, with a value head: the
+            default when the policy is an adapter), `"head"` (a value head on the policy's own trunk: no extra forward,
+            but its gradients reach the policy), or `"model"` (a model of its own, which starts as the reward model
+            where one is given, else as the policy: the default for full fine-tuning).
+        critic_learning_rate (`float`, *optional*):
+            Learning rate of the critic, on the same schedule; by default that of the policy. A value head on the
+            policy's trunk is the critic, its trunk is not.
+        critic_warmup_rollouts (`int`, *optional*, defaults to `0`):
+            First rollouts during which only the critic is trained: the policy's learning rate is zero. They count
+            towards the schedule.
         normalize_scores (`bool`, *optional*, defaults to `True`):
             Centre and scale a reward model's scores by the mean and standard deviation that
             [`RewardTrainer`] stored in it. Without stored numbers nothing happens.
@@ -134,7 +186,16 @@ class PPOConfig(RLOOConfig):
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
     value_clip_range: float | None = field(default=0.5, metadata={"help": "Clip range of the value loss, or none."})
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
-    critic: str = field(default="head", metadata={"help": "'head': value head on the policy's trunk."})
+    critic: str | None = field(
+        default=None,
+        metadata={"help": f"One of {', '.join(CRITIC_KINDS)}. Defaults to adapter with PEFT, else to model."},
+    )
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the critic. Defaults to learning_rate."}
+    )
+    critic_warmup_rollouts: int = field(
+        default=0, metadata={"help": "First rollouts during which only the critic is trained."}
+    )
     normalize_scores: bool = field(
         default=True, metadata={"help": "Centre and scale scores by the numbers stored in the reward model."}
     )
@@ -213,10 +274,14 @@ class PPOConfig(RLOOConfig):
                 f"kl_target={self.kl_target} needs kl_unit='sequence' (nats per completion) or 'token' (nats per "
                 f"token), got {self.kl_unit!r}: the same number means very different distances in the two."
             )
-        if self.kl_target is not None and not self.kl_target > 0:
-            raise ValueError(f"kl_target must be positive, got {self.kl_target}.")
-        if not isinstance(self.beta, str) and not self.beta >= 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}: it would reward leaving the reference.")
+        if self.kl_target is None and self.kl_unit is not None:
+            raise ValueError(f"kl_unit={self.kl_unit!r} is the unit of kl_target, which is not set. Set it too.")
+        if self.kl_target is not None and not 0 < self.kl_target < math.inf:
+            raise ValueError(f"kl_target must be a positive number of nats, got {self.kl_target}.")
+        if not isinstance(self.beta, str) and not 0 <= self.beta < math.inf:
+            raise ValueError(
+                f"beta must be a number and not negative, got {self.beta}: below zero it rewards leaving the reference."
+            )
         if self.beta == 0 and self.kl_controller != "fixed":
             raise ValueError("beta=0 switches the reference off; an adaptive kl_controller has nothing to measure.")
 
@@ -226,30 +291,29 @@ class PPOConfig(RLOOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for name in ("vf_coef", "entropy_coef", "missing_eos_penalty"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise ValueError(f"{name} must be a number and not negative, got {getattr(self, name)}.")
         for name in ("value_clip_range", "score_clip"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive or None, got {getattr(self, name)}.")
+        if self.max_completion_length is None or self.max_completion_length < 1:
+            raise ValueError(
+                f"max_completion_length must be at least 1 token, got {self.max_completion_length}: PPO needs an end."
+            )
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {self.num_iterations}.")
         for name, allowed in (
             ("kl_placement", PLACEMENTS),
             ("kl_estimator", tuple(KL_ESTIMATORS)),
-            ("critic", ("head",)),
+            ("critic", (None, *CRITIC_KINDS)),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
 
     def _check_unused_settings(self) -> None:
-        replaced = {
-            "epsilon_high": "PPO clips symmetrically: use epsilon",
-            "reward_clip_range": "use score_clip",
-            "sync_ref_model": "the KL target is a distance from a fixed reference",
-        }
-        for name, reason in replaced.items():
-            if getattr(self, name):
+        for name, (unset, reason) in _UNUSED_SETTINGS.items():
+            if getattr(self, name) != unset:
                 raise ValueError(f"{name}={getattr(self, name)} has no effect in PPOTrainer: {reason}.")
 
     def _check_sampling(self) -> None:
@@ -259,6 +323,9 @@ class PPOConfig(RLOOConfig):
             )
         if self.allow_mismatched_sampling:
             return
+        for name, place in _GENERATION_SETTINGS.items():
+            if name in self._generation_kwargs():
+                raise ValueError(f"{name} has no place in generation_kwargs: {place}.")
         changed = [f"{k}={getattr(self, k)}" for k, v in _SAMPLING_DEFAULTS.items() if getattr(self, k) != v]
         changed += [f"{k}={v}" for k, v in self._generation_kwargs().items() if k not in _HARMLESS_GENERATION_KWARGS]
         if changed:

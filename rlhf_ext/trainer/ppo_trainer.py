@@ -1,20 +1,18 @@
 """PPO on TRL's online trainer."""
 
 import copy
-import inspect
 import os
 import textwrap
 import time
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl.models import prepare_deepspeed, prepare_fsdp
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, use_adapter
 
 from ..functional import (
     KL_ESTIMATORS,
@@ -30,20 +28,20 @@ from ..functional import (
     value_loss,
 )
 from ..kl_control import KLController
-from ..models.critic import add_value_head, load_value_head, save_value_head
-from ..models.scoring import RewardModelScorer
 from ..rollout import Rollout, Sequences
-from .checks import check_inputs
+from .checks import check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
-from .forward import TokenOutputs, completion_outputs, in_chunks
-from .measured import MeasuredTrainer, Samples
+from .measured import Samples
 from .ppo_config import PPOConfig
-from .reward_functions import RewardFunc, as_reward_function, score_affine
+from .reward_functions import RewardFunc, as_reward_functions, unique_names
+from .role_trainer import RoleTrainer
 from .statistics import SequenceTable
 
+logger = get_logger(__name__)
 
-class PPOTrainer(MeasuredTrainer):
+
+class PPOTrainer(RoleTrainer):
     """
     Proximal policy optimisation against a reward model, with a KL penalty to a reference and a learned critic
     ([Schulman et al. 2017](https://huggingface.co/papers/1707.06347), [Ziegler et al.
@@ -56,8 +54,10 @@ class PPOTrainer(MeasuredTrainer):
     - `_compute_loss`: clipped policy loss per token, value loss, entropy bonus;
     - `prediction_step`: evaluation measures score, KL and length instead of a loss;
     - `training_step`: measures the seconds of the update ([`MeasuredTrainer`] holds all that is measured);
-    - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`: also keep the critic and the
-      KL controller.
+    - `create_optimizer`, `create_scheduler`: the critic's learning rate and warm-up ([`RoleTrainer`] holds all that is
+      about the models);
+    - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_best_model`, `_load_optimizer_and_scheduler`: also keep
+      the critic and the KL controller.
 
     Example:
 
@@ -90,10 +90,14 @@ class PPOTrainer(MeasuredTrainer):
         callbacks, optimizers, quantization_config:
             As in [`~trl.RLOOTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Train an adapter; the reference is then the base model with the adapter off.
+            Train an adapter; the reference is then the base model with the adapter off, and reward models that were
+            saved as adapters of the same base share it too.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             The reference. By default the initial policy: loaded again for a model id, copied for an instance, and with
             PEFT the base model or the initial adapter.
+        critic_model (`str` or [`~transformers.PreTrainedModel`], *optional*):
+            What the critic starts from: the folder `critic` of an earlier run, and with `critic="model"` also a reward
+            model or a language model. By default see `critic` in [`PPOConfig`].
 
     Raises:
         TypeError, ValueError: For settings, data or tokenizers that cannot work, before a model is loaded.
@@ -131,26 +135,20 @@ class PPOTrainer(MeasuredTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
         ref_model: PreTrainedModel | None = None,
+        critic_model: str | PreTrainedModel | None = None,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
+        critic = check_roles(model, args, peft_config, critic_model)
         processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
             ref_model = copy.deepcopy(model)
-        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        tokenizers = reward_processing_classes
-        tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(functions)
-        if len(tokenizers) != len(functions):
-            raise ValueError(
-                f"{len(tokenizers)} reward_processing_classes were passed for {len(functions)} reward_funcs; pass one "
-                "for each (None for a Python function)."
-            )
-        functions = [
-            as_reward_function(f, t, processing_class, args) for f, t in zip(functions, tokenizers, strict=True)
-        ]
+        functions = as_reward_functions(
+            reward_funcs, reward_processing_classes, processing_class, args, model, peft_config
+        )
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
@@ -164,53 +162,14 @@ class PPOTrainer(MeasuredTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+        self.reward_func_names: list[str] = unique_names(self.reward_func_names)
         if ref_model is not None and self._measures_kl:
             self.ref_model = self._prepare_reference(ref_model)
-        policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
-        self.value_head = add_value_head(policy)
-        for function in self.reward_funcs:
-            if isinstance(function, RewardModelScorer):
-                function.model = self._prepare_frozen(function.model)
-        self._score_affine = score_affine(self.reward_funcs, args.normalize_scores)
+        self._init_roles(critic, critic_model)
         self.kl_controller: KLController | None = None
         self._saved_kl_state: dict[str, Any] | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
-
-    # ---- Models -----------------------------------------------------------------------------------------------------
-
-    def _prepare_reference(self, ref_model: PreTrainedModel) -> nn.Module:
-        if self.args.disable_dropout:
-            disable_dropout_in_model(ref_model)
-        add_fused_lm_head(ref_model, temperature=self.temperature)
-        return self._prepare_frozen(ref_model.eval().requires_grad_(False))
-
-    def _prepare_frozen(self, model: PreTrainedModel) -> nn.Module:
-        if self.is_deepspeed_enabled:
-            return prepare_deepspeed(model, self.accelerator)
-        if self.is_fsdp_enabled:
-            return prepare_fsdp(model, self.accelerator)
-        return self.accelerator.prepare_model(model, evaluation_mode=True, device_placement=True)
-
-    def _forward(self, model: nn.Module, sequences: Sequences, rows: slice = slice(None)) -> TokenOutputs:
-        with self.accelerator.autocast():
-            return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled)
-
-    @torch.no_grad()
-    def _forward_in_chunks(self, model: nn.Module, sequences: Sequences) -> TokenOutputs:
-        training = self.model.training
-        size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
-        return in_chunks(lambda rows: self._forward(model, sequences, rows), sequences.prompt_ids.size(0), size)
-
-    def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
-        if not self._measures_kl:
-            return None
-        if self.ref_model is not None:
-            return self._forward_in_chunks(self.ref_model, sequences).logprobs
-        policy = self.accelerator.unwrap_model(self.model)
-        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-            return self._forward_in_chunks(self.model, sequences).logprobs
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
 
@@ -254,6 +213,8 @@ class PPOTrainer(MeasuredTrainer):
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Samples:
         prompts = [example["prompt"] for example in inputs]
+        # A stream could not be read through beforehand.
+        check_prompts(prompts, "prompts")
         prompt_ids, completion_ids, completions = self._generate(prompts)
         device = self.accelerator.device
         sequences = Sequences.from_lists(prompt_ids, completion_ids, self._tokenizer.pad_token_id, device)
@@ -287,7 +248,7 @@ class PPOTrainer(MeasuredTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_scores(samples, gathered)
+        self._log_scores(samples, gathered, own)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:
@@ -308,8 +269,10 @@ class PPOTrainer(MeasuredTrainer):
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
         if not self._measures_kl:
             return
-        beta = controller.beta
+        beta, status = controller.beta, controller.status
         self.beta = controller.update(table.kl_measurement(controller.unit))
+        if controller.finding is not None and controller.status != status:
+            logger.warning(controller.finding)
         self._append({"kl/beta": beta} | ({} if controller.target is None else {"kl/target": controller.target}))
         if controller.wants_stop:
             raise RuntimeError(
@@ -333,8 +296,10 @@ class PPOTrainer(MeasuredTrainer):
         entropy = entropy_bonus(outputs.entropies, mask, num_tokens)
         loss = policy.loss + args.vf_coef * value.loss - args.entropy_coef * entropy
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
-        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, num_tokens)
+            # A mean of this micro-batch, not a share of the step.
+            micro_batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
+        self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, loss, num_tokens)
         if (self._step + 1) % self.current_gradient_accumulation_steps == 0:
             self._finish_update_sums()
         # Ranks average their gradients, while each loss is already its share of the whole step.
@@ -379,21 +344,13 @@ class PPOTrainer(MeasuredTrainer):
 
     # ---- Saving -----------------------------------------------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        save_value_head(self.value_head, output_dir or self.args.output_dir)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save and self.kl_controller is not None:
             folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             save_controller(self.kl_controller, folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_value_head(self.value_head, resume_from_checkpoint)
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._saved_kl_state = saved_controller(checkpoint)
+            self.kl_controller, self._saved_kl_state = None, saved_controller(checkpoint)

@@ -2,52 +2,127 @@
 
 import os
 from collections.abc import Callable
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.normalization import read_score_normalization
-from ..models.scoring import RewardModelScorer, check_reward_tokenizer, load_reward_model
+from ..models.reward_adapter import RewardAdapter, is_adapter_of
+from ..models.roles import POLICY
+from ..models.scoring import (
+    RewardModelScorer,
+    check_reward_tokenizer,
+    hub_arguments,
+    load_reward_model,
+    same_tokens,
+)
 from .checks import load_tokenizer
 from .ppo_config import PPOConfig
 
 RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]
 
-# Loading arguments that are about the machine or the account. Others, such as `revision` and `subfolder`, name something
-# in the policy's own repository.
+# Loading arguments that are about the machine, which the reward models share beside those about the account. Others, such
+# as `revision` and `subfolder`, name something in the policy's own repository.
 _SHARED_LOADING_ARGUMENTS = (
     "attn_implementation",
-    "cache_dir",
     "device_map",
     "dtype",
-    "local_files_only",
-    "token",
     "torch_dtype",
     "trust_remote_code",
 )
 
 
+def as_reward_functions(
+    reward_funcs: RewardFunc | list[RewardFunc],
+    tokenizers: Any,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy: str | PreTrainedModel | PeftModel,
+    peft_config: PeftConfig | None,
+) -> list[Callable[..., list[float | None]]]:
+    """
+    Everything that may be given as `reward_funcs`, as a list of callables; see [`as_reward_function`].
+
+    Args:
+        reward_funcs (`str`, [`~transformers.PreTrainedModel`], callable, or a list of them):
+            Reward models and Python functions.
+        tokenizers (tokenizer, list of them or `None`):
+            Tokenizers of the reward models; `None` for a Python function and for the one saved with a reward model.
+        policy_tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The policy's tokenizer.
+        args ([`PPOConfig`]):
+            Settings.
+        policy (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy, on whose base reward models can be attached where it is an adapter.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Configuration of the adapter that the policy is to get.
+
+    Raises:
+        TypeError: For what is neither a reward model nor a function.
+        ValueError: For an empty list, or lists of tokenizers or weights of another length. Both before a model is loaded.
+    """
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(functions)
+    if not functions:
+        raise ValueError("`reward_funcs` is an empty list. Pass at least one reward model or Python function.")
+    for function in functions:
+        if not isinstance(function, str | nn.Module) and not callable(function):
+            raise TypeError(
+                f"`reward_funcs` holds {function!r}, which is neither a reward model (Hub id, folder, model) nor a "
+                "function."
+            )
+    for name, values in (("reward_processing_classes", tokenizers), ("reward_weights", args.reward_weights)):
+        if values is not None and len(values) != len(functions):
+            raise ValueError(
+                f"{len(values)} {name} were passed for {len(functions)} reward_funcs ({values}); pass one for each."
+            )
+    if isinstance(policy, PeftModel):
+        peft_config = policy.peft_config[POLICY]
+    base = policy if isinstance(policy, str) else policy.config._name_or_path
+    return [
+        as_reward_function(function, tokenizer, policy_tokenizer, args, base, peft_config)
+        for function, tokenizer in zip(functions, tokenizers, strict=True)
+    ]
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """The names under which reward functions are logged; a name that came before gets a number."""
+    unique: list[str] = []
+    for name in names:
+        candidates = chain([name], (f"{name}_{number}" for number in count(2)))
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
+    return unique
+
+
 def as_reward_function(
-    function: RewardFunc, tokenizer: PreTrainedTokenizerBase | None, policy_tokenizer: Any, args: PPOConfig
+    function: RewardFunc,
+    tokenizer: PreTrainedTokenizerBase | None,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy_base: str | None = None,
+    policy_adapter: PeftConfig | None = None,
 ) -> Callable[..., list[float | None]]:
     """
     A Python function as it is; a reward model, loaded where it is named, behind a [`RewardModelScorer`].
 
     A reward model is logged under the whole id or folder that it was given by, because the last names of folders repeat
     (`run1/reward`, `run2/reward`). Of the policy's `model_init_kwargs` it gets those that are not about the policy's
-    repository.
+    repository. One that was saved as an adapter of the policy's base (`policy_base`, where the policy is itself an
+    adapter, `policy_adapter`) is not loaded but attached to that base by the trainer.
     """
     if not isinstance(function, str | nn.Module):
         return function
     path = function if isinstance(function, str) else str(getattr(function.config, "_name_or_path", ""))
     name = os.path.normpath(path).strip("/") if path else "reward_model"
-    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code)
+    hub = hub_arguments(args.model_init_kwargs)
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code, **hub)
     check_reward_tokenizer(tokenizer, path or name)
-    model = load_reward_model(function, **_loading_arguments(args)) if isinstance(function, str) else function
     scorer = RewardModelScorer(
-        model,
+        _reward_model(function, tokenizer, policy_tokenizer, args, policy_base, policy_adapter),
         tokenizer,
         policy_tokenizer,
         name=name,
@@ -55,14 +130,36 @@ def as_reward_function(
         chat_template_kwargs=args.chat_template_kwargs,
     )
     if isinstance(function, str):
-        scorer.normalization = read_score_normalization(function)
+        scorer.source = function
+        scorer.normalization = read_score_normalization(function, **hub)
     return scorer
 
 
-def _loading_arguments(args: PPOConfig) -> dict[str, Any]:
+def _reward_model(
+    function: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    policy_tokenizer: Any,
+    args: PPOConfig,
+    policy_base: str | None,
+    policy_adapter: PeftConfig | None,
+) -> PreTrainedModel | RewardAdapter:
+    if not isinstance(function, str):
+        return function
+    if policy_base and policy_adapter is not None and same_tokens(tokenizer, policy_tokenizer):
+        revision = (args.model_init_kwargs or {}).get("revision")
+        if is_adapter_of(function, policy_base, revision, policy_adapter):
+            return RewardAdapter(function)
+    return load_reward_model(function, **loading_arguments(args))
+
+
+def loading_arguments(args: PPOConfig) -> dict[str, Any]:
+    """Of the policy's `model_init_kwargs`, those that hold for every model of the run."""
     given = args.model_init_kwargs or {}
     shared = {name: given[name] for name in _SHARED_LOADING_ARGUMENTS if name in given}
-    return {"trust_remote_code": args.trust_remote_code, **shared}
+    if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+        # Each process has a whole copy on its own device, as TRL does it for the policy.
+        shared.pop("device_map", None)
+    return {"trust_remote_code": args.trust_remote_code, **hub_arguments(given), **shared}
 
 
 def score_affine(functions: list[Any], normalize: bool) -> tuple[Tensor, Tensor]:

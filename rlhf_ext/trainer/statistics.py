@@ -52,7 +52,8 @@ class UpdateSums:
     NAMES = ("kl/update", "policy/entropy", "policy/clip_fraction", "value/clip_fraction", "policy/loss", "value/loss")
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self.NAMES), device=device)
+        # The last one is the whole loss, which is only asked whether it is finite.
+        self.sums = torch.zeros(len(self.NAMES) + 1, device=device)
         self.maxima = torch.zeros(2, device=device)
 
     def add(
@@ -62,6 +63,7 @@ class UpdateSums:
         entropies: Tensor,
         policy: PolicyLoss,
         value: ValueLoss,
+        loss: Tensor,
         num_tokens: Tensor,
     ) -> None:
         """Add a micro-batch; the first four names are means per token, the losses are already shares of the step."""
@@ -72,7 +74,7 @@ class UpdateSums:
             totals = [
                 masked_sum(x, mask) for x in (update_kl, entropies, policy.clipped.float(), value.clipped.float())
             ]
-            sums = torch.stack([*(t / num_tokens for t in totals), policy.loss.detach(), value.loss.detach()])
+            sums = torch.stack([*(t / num_tokens for t in totals), policy.loss, value.loss, loss])
             ratio = torch.where(mask, policy.ratio, 1.0)
             maxima = torch.stack([ratio.max(), (ratio - 1).abs().max()])
         self.sums = self.sums + sums

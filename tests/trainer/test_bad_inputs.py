@@ -1,12 +1,16 @@
 """What cannot work is refused before any model is loaded, and the message says what to do."""
 
+import copy
+import json
+
 import pytest
 import torch
 import trl.trainer.rloo_trainer
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from rlhf_ext import PPOConfig, PPOTrainer
+from rlhf_ext import PPOConfig, PPOTrainer, load_data
+from rlhf_ext.trainer import checks
 
 
 @pytest.fixture
@@ -29,6 +33,15 @@ def ones(completions, **_):
         ({"kl_placement": "everywhere"}, "kl_placement"),
         ({"kl_estimator": "k9"}, "kl_estimator"),
         ({"critic": "oracle"}, "critic"),
+        ({"critic_learning_rate": -1e-5}, "critic_learning_rate must be a number and not negative"),
+        ({"critic_warmup_rollouts": -1}, "critic_warmup_rollouts must be a number and not negative"),
+        ({"entropy_coef": float("nan")}, "entropy_coef must be a number"),
+        ({"beta": float("inf")}, "beta must be a number"),
+        ({"kl_target": float("inf"), "kl_unit": "token"}, "kl_target must be a positive number"),
+        ({"kl_unit": "sequence"}, "is the unit of kl_target, which is not set"),
+        ({"max_completion_length": 0}, "max_completion_length must be at least 1"),
+        ({"generation_kwargs": {"max_new_tokens": 4}}, "use max_completion_length"),
+        ({"ref_model_sync_steps": 8}, "ref_model_sync_steps=8 has no effect"),
         ({"kl_target": 6.0}, "kl_unit"),
         ({"kl_target": 6.0, "kl_unit": "nats"}, "kl_unit"),
         ({"kl_target": -1.0, "kl_unit": "token"}, "kl_target"),
@@ -81,15 +94,76 @@ def test_mismatched_sampling_can_be_allowed(ppo_config):
         ({"prompt": []}, "is empty"),
         ({"prompt": ["a"] * 15 + ["  "]}, "Row 15 .* empty prompt"),
         ({"prompt": [[{"role": "user", "content": ""}]] * 16}, "empty prompt"),
+        ({"prompt": ["a"] * 15 + [None]}, r"Row 15 .* empty prompt \(None\)"),
+        ({"prompt": [[]] * 16}, r"empty prompt \(\[\]\)"),
+        ({"prompt": [[5, 6, 7]] * 16}, r"holds token ids \(\[5, 6, 7\]\).* pass the texts"),
+        ({"input_ids": [[5, 6, 7]] * 16}, "no column `prompt`.* pass the texts"),
+        ({"prompt": [{"role": "user", "content": "a"}] * 16}, "a list of messages"),
+        ({"prompt": [["a", "b"]] * 16}, r"holds \['a', 'b'\], which is no prompt"),
+        ({"prompt": [[{"from": "human", "value": "a"}]] * 16}, "which is no prompt"),
         ({"prompt": ["a"] * 15 + ["b" * 400]}, "Row 15 .* 400 tokens"),
         ({"prompt": ["a"] * 3}, "3 prompts, but one rollout takes 8"),
         ({"prompt": ["a"] * 16, "image": ["x"] * 16}, "text only"),
     ],
-    ids=["no-prompt", "empty", "blank", "blank-chat", "long", "few", "images"],
-)
+    ids=[
+        "no-prompt", "empty", "blank", "blank-chat", "none", "no-messages", "token-ids", "old-format", "message", "list",
+        "sharegpt", "long", "few", "images",
+    ],
+)  # fmt: skip
 def test_data_is_refused_before_a_model_is_loaded(columns, message, tiny_policy_path, ppo_config, no_model_is_loaded):
     with pytest.raises(ValueError, match=message):
         PPOTrainer(tiny_policy_path, ones, ppo_config(), Dataset.from_dict(columns))
+
+
+def test_texts_and_conversations_in_one_file_are_refused(tiny_policy_path, ppo_config, no_model_is_loaded, tmp_path):
+    rows = [json.dumps({"prompt": prompt}) for prompt in ("a", [{"role": "user", "content": "b"}]) * 8]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=r"Row 1 .* is a conversation, unlike the rows before"):
+        PPOTrainer(tiny_policy_path, ones, ppo_config(), load_data(str(tmp_path / "mixed.jsonl")))
+
+
+def test_a_stream_with_an_empty_prompt_is_refused_where_it_comes(tiny_policy_path, ppo_config):
+    stream = IterableDataset.from_generator(lambda: ({"prompt": "" if i == 5 else "a"} for i in range(16)))
+    trainer = PPOTrainer(tiny_policy_path, ones, ppo_config(), stream)
+    with pytest.raises(ValueError, match="empty prompt"):
+        trainer.train()
+
+
+def test_conversations_for_a_tokenizer_without_a_chat_template_are_refused(
+    tiny_policy_path, tiny_tokenizer, ppo_config, no_model_is_loaded
+):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = None
+    chats = Dataset.from_dict({"prompt": [[{"role": "user", "content": "a"}]] * 16})
+    with pytest.raises(ValueError, match="no chat template"):
+        PPOTrainer(tiny_policy_path, ones, ppo_config(), chats, processing_class=tokenizer)
+
+
+def test_all_splits_at_once_are_refused(tiny_policy_path, prompts, ppo_config, no_model_is_loaded):
+    with pytest.raises(TypeError, match="DatasetDict with the splits train, test; pass one of them"):
+        PPOTrainer(tiny_policy_path, ones, ppo_config(), DatasetDict(train=prompts, test=prompts))
+
+
+def test_other_settings_than_ppos_are_refused(tiny_policy_path, prompts, tmp_path, no_model_is_loaded):
+    with pytest.raises(TypeError, match=r"must be a rlhf_ext.PPOConfig, got .*RLOOConfig"):
+        PPOTrainer(tiny_policy_path, ones, trl.RLOOConfig(str(tmp_path), use_cpu=True, bf16=False), prompts)
+
+
+def test_config_and_tokenizer_are_those_of_the_revision(
+    tiny_policy_path, tiny_tokenizer, prompts, ppo_config, monkeypatch
+):
+    asked = []
+    loaded = {
+        checks.AutoConfig: checks.AutoConfig.from_pretrained(tiny_policy_path),
+        checks.AutoTokenizer: tiny_tokenizer,
+    }
+    for auto, result in loaded.items():
+        monkeypatch.setattr(auto, "from_pretrained", lambda name, result=result, **kw: asked.append(kw) or result)
+    args = ppo_config(model_init_kwargs={"revision": "v2", "token": "t", "dtype": "float32"})
+    checks.check_inputs(tiny_policy_path, args, prompts, None, None)
+    assert [{name: kw.get(name) for name in args.model_init_kwargs} for kw in asked] == [
+        {"revision": "v2", "token": "t", "dtype": None}
+    ] * 2
 
 
 def test_no_dataset_is_refused(tiny_policy_path, ppo_config, no_model_is_loaded):
@@ -98,8 +172,6 @@ def test_no_dataset_is_refused(tiny_policy_path, ppo_config, no_model_is_loaded)
 
 
 def test_a_tokenizer_without_eos_is_refused(tiny_policy_path, tiny_tokenizer, prompts, ppo_config, no_model_is_loaded):
-    import copy
-
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no EOS token"):
@@ -109,8 +181,6 @@ def test_a_tokenizer_without_eos_is_refused(tiny_policy_path, tiny_tokenizer, pr
 def test_a_reward_model_that_pads_with_eos_is_refused(
     tiny_policy_path, tiny_reward_path, tiny_tokenizer, prompts, ppo_config
 ):
-    import copy
-
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(ValueError, match="one token too early"):
@@ -144,6 +214,6 @@ def test_weights_that_are_not_finite_stop_the_run(tiny_policy_path, prompts, ppo
         policy, ones, ppo_config(beta=0.0), prompts, processing_class=AutoTokenizer.from_pretrained(tiny_policy_path)
     )
     with torch.no_grad():
-        trainer.value_head.linear.bias.fill_(float("nan"))
+        trainer.critic.value_head.linear.bias.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
         trainer.train()

@@ -44,8 +44,8 @@ def test_the_self_test_stops_a_run_with_another_temperature(tiny_policy_path, pr
     trainer = PPOTrainer(tiny_policy_path, vowels, ppo_config(), prompts)
     forward = trainer._forward
 
-    def warmer(model, sequences, rows=slice(None)):
-        outputs = forward(model, sequences, rows)
+    def warmer(*args, **kwargs):
+        outputs = forward(*args, **kwargs)
         return outputs._replace(logprobs=outputs.logprobs * 1.01) if torch.is_grad_enabled() else outputs
 
     trainer._forward = warmer

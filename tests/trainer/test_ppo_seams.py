@@ -49,9 +49,9 @@ def test_the_self_test_stops_a_run_with_other_positions_in_the_update(gpt2, tiny
     trainer = PPOTrainer(gpt2, length, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
     forward = trainer._forward
 
-    def without_positions(model, sequences, rows=slice(None)):
+    def without_positions(*args, **kwargs):
         trainer._takes_position_ids = not torch.is_grad_enabled()
-        return forward(model, sequences, rows)
+        return forward(*args, **kwargs)
 
     trainer._forward = without_positions
     with pytest.raises(RuntimeError, match="away from 1"):

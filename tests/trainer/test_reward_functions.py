@@ -1,11 +1,12 @@
 """Reward models as reward functions: what they are loaded with, and under which names they are logged."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf_ext.trainer import reward_functions
-from rlhf_ext.trainer.reward_functions import as_reward_function
+from rlhf_ext.trainer.reward_functions import as_reward_function, as_reward_functions, unique_names
 
 
 @pytest.fixture
@@ -21,11 +22,49 @@ def test_what_names_the_policys_repository_does_not_reach_the_reward_model(
     tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
 ):
     shared = {"dtype": "float32", "device_map": "cpu", "attn_implementation": "eager", "trust_remote_code": True}
+    shared |= {"token": "t", "cache_dir": "cache"}
     of_policy = {"revision": "v2", "subfolder": "policy", "variant": "fp16", "num_labels": 7}
     args = ppo_config(model_init_kwargs={**shared, **of_policy})
     as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
     assert loaded_with == [shared]
     assert args.model_init_kwargs == {**shared, **of_policy}
+
+
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "DEEPSPEED"])
+def test_a_reward_model_is_not_spread_over_the_devices_of_other_processes(
+    kind, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
+):
+    args = ppo_config(model_init_kwargs={"device_map": "auto", "dtype": "float32"})
+    args.distributed_state = SimpleNamespace(distributed_type=kind)
+    as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
+    assert loaded_with == [{"trust_remote_code": False, "dtype": "float32"}]
+
+
+def ones(completions, **_):
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("functions", "tokenizers", "weights", "error", "message"),
+    [
+        ([], None, None, ValueError, "empty list"),
+        ([ones, 3], None, None, TypeError, "holds 3, which is neither"),
+        ([ones, ones], None, [1.0], ValueError, r"1 reward_weights were passed for 2 reward_funcs \(\[1.0\]\)"),
+        ([ones, ones], [None], None, ValueError, "1 reward_processing_classes were passed for 2"),
+    ],
+    ids=["none", "number", "weights", "tokenizers"],
+)
+def test_a_list_that_does_not_fit_is_refused_before_a_model_is_loaded(
+    functions, tokenizers, weights, error, message, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
+):
+    functions = [tiny_reward_path, *functions[1:]] if functions else []
+    with pytest.raises(error, match=message):
+        as_reward_functions(functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights), "policy", None)
+    assert loaded_with == []
+
+
+def test_names_are_told_apart_by_numbers():
+    assert unique_names(["a", "b", "a", "a_2", "a"]) == ["a", "b", "a_2", "a_2_2", "a_3"]
 
 
 @pytest.mark.parametrize("trusts", [False, True])
@@ -34,7 +73,7 @@ def test_a_reward_model_is_trusted_as_the_policy_is(trusts, tiny_reward_path, ti
     assert loaded_with == [{"trust_remote_code": trusts}]
 
 
-def test_reward_models_whose_folders_have_the_same_last_name_have_their_own_metrics(
+def test_every_reward_model_has_its_own_metrics_also_one_given_twice(
     tiny_policy_path, tiny_reward_path, prompts, ppo_config, tmp_path, monkeypatch
 ):
     import torch
@@ -43,18 +82,20 @@ def test_reward_models_whose_folders_have_the_same_last_name_have_their_own_metr
     from rlhf_ext import PPOTrainer
 
     monkeypatch.chdir(tmp_path)
-    paths = [f"run{i}/reward" for i in range(2)]
-    for path, constant in zip(paths, (0.0, 3.0), strict=True):
+    paths = ["run0/reward", "run1/reward", "run1/reward"]
+    for path, constant in zip(paths[:2], (0.0, 3.0), strict=True):
         shutil.copytree(tiny_reward_path, path)
         model = AutoModelForSequenceClassification.from_pretrained(path)
         torch.nn.init.constant_(model.score.weight, constant)
         model.save_pretrained(path)
-    trainer = PPOTrainer(tiny_policy_path, paths, ppo_config(max_steps=4), prompts)
+    trainer = PPOTrainer(tiny_policy_path, paths, ppo_config(max_steps=4, reward_weights=[1.0, 1.0, 0.0]), prompts)
     trainer.train()
     row = next(row for row in trainer.state.log_history if "objective/score" in row)
     assert row["rewards/run0/reward/mean"] == 0.0
     assert row["rewards/run1/reward/mean"] == pytest.approx(row["objective/score_raw"], rel=1e-4)
+    assert row["rewards/run1/reward_2/mean"] == row["rewards/run1/reward/mean"]
     assert row["objective/score_raw"] != 0.0
+    assert [len(column) for column in trainer._logs["rewards"].values()] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(("given", "name"), [("{}", "{}"), ("{}/", "{}"), ("{}/../tiny-reward", "{}")])

@@ -1,5 +1,6 @@
 """Whole runs on tiny models, and the facts that must hold of them."""
 
+import copy
 import json
 import os
 
@@ -7,7 +8,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.scoring import RewardModelScorer
@@ -24,6 +31,10 @@ EVERY_ROLLOUT = {
 def code_points(completions, **_):
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [sum(ord(character) % 7 for character in text) / 10 for text in texts]
+
+
+def constant(completions, **_):
+    return [0.0] * len(completions)
 
 
 def lora(**overrides):
@@ -120,13 +131,17 @@ def test_a_reward_model_with_another_tokenizer_reads_text(tiny_reward_path, tiny
         assert score == pytest.approx(float(model(row).logits[0, 0]), rel=1e-4, abs=1e-5)
 
 
-def test_stored_numbers_centre_and_scale_the_scores(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_stored_numbers_centre_and_scale_the_scores(
+    normalize, tiny_policy_path, tiny_reward_path, prompts, ppo_config
+):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
     model.config.score_mean, model.config.score_std = 0.5, 2.0
-    trainer = PPOTrainer(tiny_policy_path, model, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, model, ppo_config(beta=0.1, normalize_scores=normalize), prompts)
     trainer.train()
     for row in rollout_rows(trainer):
-        assert row["objective/score"] == pytest.approx((row["objective/score_raw"] - 0.5) / 2.0, rel=1e-4, abs=1e-5)
+        scaled = (row["objective/score_raw"] - 0.5) / 2.0 if normalize else row["objective/score_raw"]
+        assert row["objective/score"] == pytest.approx(scaled, rel=1e-4, abs=1e-5)
 
 
 def test_weights_add_several_reward_functions(tiny_policy_path, prompts, ppo_config):
@@ -154,6 +169,49 @@ def test_completions_without_a_score_are_left_out(tiny_policy_path, prompts, ppo
     assert (advantages[masks.sum(1) == 0] == 0).all()
 
 
+def test_truncated_completions_are_left_out_where_that_is_asked(tiny_policy_path, prompts, ppo_config):
+    # Half of the vocabulary's bytes end an answer, so that some answers end and some are cut.
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    policy.generation_config.eos_token_id = list(range(1, 40))
+    args = ppo_config(beta=0.1, max_steps=1, mask_truncated_completions=True)
+    trainer = PPOTrainer(
+        policy, code_points, args, prompts, processing_class=AutoTokenizer.from_pretrained(tiny_policy_path)
+    )
+    trainer.train()
+    kept = [bool(mask.any()) for batch in trainer._buffered_inputs for mask in batch["completion_mask"]]
+    ended = [
+        any(1 <= token < 40 for token in ids.tolist())
+        for batch in trainer._buffered_inputs
+        for ids in batch["completion_ids"]
+    ]
+    assert kept == ended and len(set(kept)) == 2
+
+
+def test_a_stream_of_prompts_trains(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts.to_iterable_dataset())
+    trainer.train()
+    assert [row["step"] for row in rollout_rows(trainer)] == [4, 8]
+
+
+def test_the_load_balancing_loss_of_experts_is_part_of_the_loss(tiny_tokenizer, prompts, ppo_config):
+    config = MixtralConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, pad_token_id=tiny_tokenizer.pad_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    start = MixtralForCausalLM(config)
+    gates = []
+    for coefficient in (0.0, 10.0):
+        args = ppo_config(beta=0.0, vf_coef=0.0, max_steps=1, optim="sgd", router_aux_loss_coef=coefficient)
+        trainer = PPOTrainer(copy.deepcopy(start), constant, args, prompts, processing_class=tiny_tokenizer)
+        trainer.train()
+        gates.append(trainer.model.state_dict()["model.layers.0.mlp.gate.weight"])
+    before = start.state_dict()["model.layers.0.mlp.gate.weight"]
+    # Equal scores leave no advantage, so nothing but the balance of the experts moves the gate.
+    assert torch.equal(gates[0], before) and (gates[1] - before).abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("num_generations", [1, 2])
 def test_conversations_and_several_answers_per_prompt(num_generations, tiny_policy_path, prompts, ppo_config):
     chats = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
@@ -173,29 +231,34 @@ def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_con
     assert {"eval_objective/score", "eval_objective/score_raw", "eval_completions/mean_length"} <= set(metrics)
 
 
-def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(tiny_policy_path, prompts, ppo_config):
+@pytest.mark.parametrize("critic", ["head", "model"])
+def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(critic, tiny_policy_path, prompts, ppo_config):
     from safetensors import safe_open
 
-    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1, critic=critic), prompts)
     trainer.train()
     trainer.save_model()
     folder = trainer.args.output_dir
     with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
-        assert not [key for key in file.keys() if "value_head" in key]
-    with safe_open(os.path.join(folder, "value_head.safetensors"), "pt") as file:
-        assert torch.equal(file.get_tensor("linear.weight"), trainer.value_head.linear.weight.detach())
+        assert not [key for key in file.keys() if "critic" in key]
+    with safe_open(os.path.join(folder, "critic", "value_head.safetensors"), "pt") as file:
+        assert torch.equal(file.get_tensor("linear.weight"), trainer.critic.value_head.linear.weight.detach())
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("peft", [False, True])
-def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(peft, tiny_policy_path, prompts, ppo_config, tmp_path):
+@pytest.mark.parametrize(
+    ("peft", "critic"), [(False, "model"), (False, "head"), (True, "adapter"), (True, "head"), (True, "model")]
+)
+def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(
+    peft, critic, tiny_policy_path, prompts, ppo_config, tmp_path
+):
     def run(folder, **kwargs):
         args = ppo_config(
             output_dir=str(folder), save_strategy="steps", save_steps=8, max_steps=16, kl_target=0.5,
-            kl_unit="sequence", kl_controller="multiplicative",
+            kl_unit="sequence", kl_controller="multiplicative", critic=critic,
         )  # fmt: skip
         trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts, peft_config=lora() if peft else None)
         trainer.train(**kwargs)
@@ -216,7 +279,7 @@ def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo
     args = ppo_config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=4, beta=0.1)
     PPOTrainer(tiny_policy_path, code_points, args, prompts).train()
     checkpoint = tmp_path / "run" / "checkpoint-4"
-    (checkpoint / "value_head.safetensors").unlink()
+    (checkpoint / "critic" / "value_head.safetensors").unlink()
     trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
     with pytest.raises(FileNotFoundError, match="critic cannot be restored"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
@@ -228,3 +291,47 @@ def test_prompts_of_one_length_and_gradient_checkpointing_run(tiny_policy_path, 
     trainer = PPOTrainer(tiny_policy_path, code_points, args, data, peft_config=lora())
     trainer.train()
     assert rollout_rows(trainer)[0]["policy/first_pass_deviation"] < 1e-4
+
+
+def test_what_a_reward_function_logs_is_logged(tiny_policy_path, prompts, ppo_config):
+    def logging(completions, log_extra, log_metric, **_):
+        log_extra("first", [text[:1] for text in completions])
+        log_metric("letters", float(len(completions)))
+        return [float(i) for i in range(len(completions))]
+
+    trainer = PPOTrainer(tiny_policy_path, logging, ppo_config(beta=0.0, max_steps=8), prompts)
+    trainer.train()
+    assert [row["letters"] for row in rollout_rows(trainer)] == [8.0, 8.0]
+    table = trainer._logs
+    assert list(table["extra"]["first"]) == [text[:1] for text in table["completion"]]
+    assert not trainer._pending_extra_logs and not trainer._pending_metrics
+
+
+def test_evaluation_means_are_over_prompts_not_batches(tiny_policy_path, prompts, ppo_config):
+    held_out = Dataset.from_dict({"prompt": [f"Say {i}" for i in range(6)], "score": [0, 1, 2, 3, 4, None]})
+    args = ppo_config(beta=0.0, per_device_eval_batch_size=4)
+    trainer = PPOTrainer(tiny_policy_path, lambda score=None, **_: score, args, prompts, held_out)
+    metrics = trainer.evaluate()
+    # Batches of 4 and 2 prompts, of which the last has no score; the mean of their means would be 2.75.
+    assert metrics["eval_rewards/<lambda>/mean"] == metrics["eval_objective/score"] == pytest.approx(2.0)
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
+    trainer.args.entropy_coef = float("nan")  # every term is finite, their sum is not
+    with pytest.raises(RuntimeError, match="the step is not taken"):
+        trainer.train()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_a_second_call_resumes_the_controller_of_the_checkpoint(tiny_policy_path, prompts, ppo_config, tmp_path):
+    args = ppo_config(
+        output_dir=str(tmp_path), save_strategy="steps", save_steps=4, max_steps=12, kl_target=0.5, kl_unit="sequence",
+        kl_controller="multiplicative",
+    )  # fmt: skip
+    trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
+    trainer.train()
+    first = [row["kl/beta"] for row in rollout_rows(trainer)]
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert [row["kl/beta"] for row in rollout_rows(trainer)] == first
+    assert first[1] != first[2]

@@ -30,6 +30,7 @@ def make_trainer(policy_path, prompts, make_config, **overrides):
         "max_grad_norm": 1e9,
         "weight_decay": 0.0,
         "num_iterations": 1,
+        "critic": "head",
         "steps_per_generation": 1,
         "per_device_train_batch_size": 8,
         "max_steps": 2,
@@ -108,7 +109,7 @@ def step_by_hand(policy, reference, head, rollout, scores):
 def test_two_steps_equal_plain_torch(tiny_policy_path, prompts, ppo_config):
     trainer, *_ = make_trainer(tiny_policy_path, prompts, ppo_config)
     with torch.no_grad():
-        trainer.value_head.linear.weight.normal_(generator=torch.Generator().manual_seed(3))
+        trainer.critic.value_head.linear.weight.normal_(generator=torch.Generator().manual_seed(3))
     steps = []
 
     def remember(*_):
@@ -122,10 +123,10 @@ def test_two_steps_equal_plain_torch(tiny_policy_path, prompts, ppo_config):
     after = [*(before for before, _ in steps[1:]), dict(trainer.model.state_dict())]
     for (before, rollout), result in zip(steps, after, strict=True):
         plain = LlamaForCausalLM.from_pretrained(tiny_policy_path)
-        plain.load_state_dict({k: v for k, v in before.items() if not k.startswith("value_head")})
+        plain.load_state_dict({k: v for k, v in before.items() if not k.startswith("critic")})
         head = [
-            before["value_head.linear.weight"][0].requires_grad_(),
-            before["value_head.linear.bias"].requires_grad_(),
+            before["critic.value_head.linear.weight"][0].requires_grad_(),
+            before["critic.value_head.linear.bias"].requires_grad_(),
         ]
         texts = [
             trainer.processing_class.decode(ids[mask], skip_special_tokens=True)
@@ -140,7 +141,9 @@ def test_two_steps_equal_plain_torch(tiny_policy_path, prompts, ppo_config):
         for name, value in expected.items():
             torch.testing.assert_close(result[name], value, rtol=1e-5, atol=1e-5)
             moved = max(moved, float((before[name] - value).abs().max()))
-        torch.testing.assert_close(result["value_head.linear.weight"][0], expected_head[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            result["critic.value_head.linear.weight"][0], expected_head[0], rtol=1e-5, atol=1e-5
+        )
         assert moved > 1e-3  # the step is large against the tolerance
 
 

@@ -20,6 +20,10 @@ SIGNATURES = {
     "_compute_loss": ["self", "model", "inputs"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
+    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields"],
+    "create_optimizer": ["self"],
+    "create_scheduler": ["self", "num_training_steps", "optimizer"],
+    "_load_best_model": ["self"],
     "_save": ["self", "output_dir", "state_dict"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
@@ -30,7 +34,7 @@ ATTRIBUTES = {
     "_buffered_inputs", "_step", "_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_weights", "reward_funcs",
     "reward_func_names", "aux_loss_enabled", "router_aux_loss_coef", "mask_truncated_completions", "temperature",
     "num_iterations", "ref_model", "accelerator", "current_gradient_accumulation_steps", "is_deepspeed_enabled",
-    "is_fsdp_enabled",
+    "is_fsdp_enabled", "_pending_extra_logs", "_pending_metrics", "use_vllm",
 }  # fmt: skip
 
 
@@ -78,7 +82,7 @@ def test_the_fused_head_gives_logprobs_and_entropy_aligned_with_the_next_token(t
     model = trainer.model
     ids = torch.tensor([[3, 4, 5, 6]])
     labels = torch.tensor([[-100, -100, 5, 6]])
-    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
+    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, role="actor_critic")
     expected = model(input_ids=ids).logits.log_softmax(-1)
     assert outputs.log_probs.shape == outputs.entropy.shape == outputs.state_values.shape == (1, 3)
     torch.testing.assert_close(outputs.log_probs[0, 1:], expected[0, [1, 2], [5, 6]], rtol=1e-5, atol=1e-5)
@@ -93,7 +97,7 @@ def test_the_config_still_refuses_one_generation(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name"),
     [(trl.trainer.utils, "add_fused_lm_head"), (trl.trainer.utils, "disable_dropout_in_model"),
-     (trl.trainer.utils, "use_adapter"), (trl.models, "prepare_deepspeed"), (trl.models, "prepare_fsdp")],
+     (trl.models, "prepare_deepspeed"), (trl.models, "prepare_fsdp")],
 )  # fmt: skip
 def test_a_helper_is_where_it_was(module, name):
     assert callable(getattr(module, name))

@@ -1,0 +1,133 @@
+"""One forward call for the outputs of several roles."""
+
+import functools
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from .critic import Critic
+from .roles import CRITIC, AdapterSwitch
+
+ACTOR_CRITIC, REFERENCE = "actor_critic", "reference"
+
+
+@dataclass
+class ActorCriticOutput(ModelOutput):
+    """
+    Per-token outputs of one forward call, aligned with `input_ids[:, 1:]`.
+
+    Args:
+        log_probs (`torch.Tensor` of shape `(B, L - 1)`):
+            Log-probability of each next token, in nats.
+        entropy (`torch.Tensor` of shape `(B, L - 1)`):
+            Entropy of the distribution that token was drawn from, in nats.
+        state_values (`torch.Tensor` of shape `(B, L - 1)`):
+            Value of the state in which that token was drawn. Not called `values`: an output is a dict, and DeepSpeed
+            calls `outputs.values()`.
+        aux_loss (`torch.Tensor`, *optional*):
+            Load-balancing loss of a mixture of experts.
+    """
+
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+    state_values: Tensor | None = None
+    aux_loss: Tensor | None = None
+
+
+def add_roles(
+    model: PreTrainedModel,
+    critic: Critic,
+    switch: AdapterSwitch,
+    critic_adapter: str | None,
+    reference_adapter: str | None,
+    score_heads: Mapping[str, nn.Linear],
+) -> None:
+    """
+    Let a causal language model that has TRL's fused LM head compute the outputs of every role that lives on it.
+
+    Afterwards `model(..., role=...)` returns, for the role
+
+    - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`]. Log-probabilities and values come out of the same
+      forward call, as the hooks of DDP, ZeRO and FSDP require;
+    - `"reference"` (with `labels`): TRL's fused output under the reference's adapter;
+    - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.
+
+    Without `role` the forward, and so generation, is unchanged. Critic and score heads become submodules that
+    `save_pretrained` does not write: a saved policy stays a plain causal language model.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The policy, without its PEFT or distributed wrapper.
+        critic ([`Critic`]):
+            Value head, and trunk where it has its own.
+        switch ([`AdapterSwitch`]):
+            The switch of the policy's adapters.
+        critic_adapter (`str`, *optional*):
+            Adapter under which the values are read from the policy's base; `None` for the policy's own or the critic's
+            trunk.
+        reference_adapter (`str`, *optional*):
+            Adapter of the reference; `None` for the base alone.
+        score_heads (`dict[str, torch.nn.Linear]`):
+            Score heads of the reward models that are adapters of the policy's base, by adapter.
+    """
+    model.critic = critic
+    model.score_heads = nn.ModuleDict(score_heads)
+    added = [f"{prefix}.{name}" for prefix in (CRITIC, "score_heads") for name in getattr(model, prefix).state_dict()]
+    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
+    plain_forward = model.forward
+
+    @functools.wraps(plain_forward)
+    def forward(self: PreTrainedModel, *args: Any, role: str | None = None, **kwargs: Any) -> Any:
+        if role is None:
+            return plain_forward(*args, **kwargs)
+        if role == REFERENCE:
+            with switch(reference_adapter):
+                return plain_forward(*args, fused_lm_head=True, **kwargs)
+        if role in self.score_heads:
+            with switch(role):
+                return _scores(self.base_model, self.score_heads[role], kwargs)
+        outputs, states = _with_states(self.base_model, plain_forward, *args, fused_lm_head=True, **kwargs)
+        if self.critic.trunk is not None:
+            states = _states(self.critic.trunk, kwargs)
+        elif critic_adapter is not None:
+            with switch(critic_adapter):
+                states = _states(self.base_model, kwargs)
+        return ActorCriticOutput(
+            log_probs=outputs.log_probs,
+            entropy=outputs.entropy,
+            state_values=self.critic.value_head(states[:, :-1]),
+            aux_loss=outputs.aux_loss,
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _with_states(trunk: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+    """Outputs of a forward call and the last hidden states `(B, L, H)` of its trunk, which the fused head keeps back."""
+    states: list[Tensor] = []
+    hook = trunk.register_forward_hook(lambda _module, _args, output: states.append(output.last_hidden_state))
+    try:
+        outputs = forward(*args, **kwargs)
+    finally:
+        hook.remove()
+    return outputs, states[0]
+
+
+def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    names = ("input_ids", "attention_mask", "position_ids")
+    return trunk(**{name: inputs[name] for name in names if name in inputs}, use_cache=False).last_hidden_state
+
+
+def _scores(trunk: nn.Module, head: nn.Linear, inputs: Mapping[str, Any]) -> SequenceClassifierOutput:
+    states = _states(trunk, inputs)
+    # Padding is on the right.
+    last = inputs["attention_mask"].sum(1) - 1
+    states = states[torch.arange(len(states), device=states.device), last]
+    return SequenceClassifierOutput(logits=head(states.to(head.weight.dtype)))

@@ -1,0 +1,209 @@
+"""The models behind [`PPOTrainer`]: who computes what, who is trained at which rate, and what is saved of them."""
+
+import copy
+import inspect
+import os
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+from ..models.actor_critic import ACTOR_CRITIC, REFERENCE, add_roles
+from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_model, save_critic
+from ..models.normalization import read_score_normalization
+from ..models.reward_adapter import RewardAdapter
+from ..models.roles import (
+    CRITIC,
+    INITIAL_POLICY,
+    POLICY,
+    REWARD,
+    AdapterSwitch,
+    add_critic_adapter,
+    make_checkpointing_role_aware,
+)
+from ..models.scoring import RewardModelScorer, same_vocabulary
+from ..rollout import Sequences
+from .contexts import saving_adapters
+from .forward import TokenOutputs, completion_outputs, in_chunks
+from .measured import MeasuredTrainer
+from .optimization import hold_policy, split_off_critic
+from .reward_functions import loading_arguments, score_affine
+from .vllm import PROBE_PROMPTS, check_engine, sync_policy_only
+
+
+class RoleTrainer(MeasuredTrainer):
+    """
+    Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
+
+    What differs from the parent: `_generate_single_turn` checks vLLM after each weight synchronisation;
+    `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
+    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    """
+
+    def _init_roles(self, kind: str, critic_model: str | PreTrainedModel | None) -> None:
+        """Complete the policy, as the parent made it, with the roles that live on it, and prepare the others."""
+        policy = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        scorers = [function for function in self.reward_funcs if isinstance(function, RewardModelScorer)]
+        score_heads: dict[str, nn.Linear] = {}
+        for scorer in scorers:
+            if isinstance(scorer.model, RewardAdapter):
+                name = f"{REWARD}{len(score_heads)}"
+                score_heads[name] = scorer.model.attach(self.model, name)
+        if kind == "adapter":
+            add_critic_adapter(self.model)
+        weight = policy.get_output_embeddings().weight
+        self.critic = self._make_critic(kind, critic_model, policy).to(weight.device)
+        if is_deepspeed_zero3_enabled():
+            # ZeRO-3 flattens all parameters together, in one format; its optimizer keeps them in float32.
+            self.critic.value_head.to(weight.dtype)
+        adapters = self.model.peft_config if is_peft_model(self.model) else {}
+        switch = AdapterSwitch(policy)
+        add_roles(
+            policy,
+            self.critic,
+            switch,
+            critic_adapter=CRITIC if CRITIC in adapters else None,
+            reference_adapter=INITIAL_POLICY if INITIAL_POLICY in adapters else None,
+            score_heads=score_heads,
+        )
+        if adapters:
+            make_checkpointing_role_aware(policy, switch)
+        if kind != "model" and critic_model is not None:
+            load_critic(self.critic, critic_model, self.model)
+        if self.args.disable_dropout:
+            disable_dropout_in_model(self.model)
+        for scorer in scorers:
+            if isinstance(scorer.model, nn.Module):
+                scorer.model = self._prepare_frozen(scorer.model)
+        self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
+        self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
+        if self.use_vllm:
+            sync_policy_only(self.vllm_generation)
+
+    def _make_critic(self, kind: str, critic_model: str | PreTrainedModel | None, policy: PreTrainedModel) -> Critic:
+        if kind != "model":
+            return Critic(policy.config.get_text_config().hidden_size)
+        kwargs = {**loading_arguments(self.args), "dtype": policy.dtype}
+        normalize = self.args.normalize_scores
+        if critic_model is not None:
+            normalization = read_score_normalization(critic_model) if normalize else None
+            return load_critic_model(critic_model, normalization, **kwargs)
+        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
+            if isinstance(function, RewardModelScorer) and same_vocabulary(function.tokenizer, self._tokenizer):
+                source = function.source if isinstance(function.source, str) else copy.deepcopy(function.source)
+                return load_critic_model(source, function.normalization if normalize else None, weight, **kwargs)
+        return load_critic_model(policy.config._name_or_path or copy.deepcopy(policy), **kwargs)
+
+    def _prepare_reference(self, ref_model: PreTrainedModel) -> nn.Module:
+        if self.args.disable_dropout:
+            disable_dropout_in_model(ref_model)
+        add_fused_lm_head(ref_model, temperature=self.temperature)
+        return self._prepare_frozen(ref_model.eval().requires_grad_(False))
+
+    def _prepare_frozen(self, model: PreTrainedModel) -> nn.Module:
+        if self.is_deepspeed_enabled:
+            return prepare_deepspeed(model, self.accelerator)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(model, self.accelerator)
+        return self.accelerator.prepare_model(model, evaluation_mode=True, device_placement=True)
+
+    # ---- Forward calls ----------------------------------------------------------------------------------------------
+
+    def _forward(
+        self, model: nn.Module, sequences: Sequences, rows: slice = slice(None), role: str | None = ACTOR_CRITIC
+    ) -> TokenOutputs:
+        with self.accelerator.autocast():
+            return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled, role)
+
+    @torch.no_grad()
+    def _forward_in_chunks(
+        self, model: nn.Module, sequences: Sequences, role: str | None = ACTOR_CRITIC
+    ) -> TokenOutputs:
+        training = self.model.training
+        size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        return in_chunks(lambda rows: self._forward(model, sequences, rows, role), sequences.prompt_ids.size(0), size)
+
+    def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
+        if not self._measures_kl:
+            return None
+        if self.ref_model is not None:
+            return self._forward_in_chunks(self.ref_model, sequences, role=None).logprobs
+        return self._forward_in_chunks(self.model, sequences, role=REFERENCE).logprobs
+
+    # ---- Generation by vLLM -----------------------------------------------------------------------------------------
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
+        completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if not is_synced:
+            self._check_engine(prompt_ids[: PROBE_PROMPTS * self.num_generations])
+        return completion_ids
+
+    def _check_engine(self, prompt_ids: list[list[int]]) -> None:
+        """Scores a few answers of vLLM by the policy too."""
+        engine = self.vllm_generation
+        engine.logprobs = 0  # of the sampled token
+        _, completion_ids, reported, _ = engine.generate(
+            prompts=prompt_ids, images=None, num_generations=self.num_generations
+        )
+        sequences = Sequences.from_lists(
+            prompt_ids, completion_ids, self._tokenizer.pad_token_id, self.accelerator.device
+        )
+        ours = self._forward_in_chunks(self.model, sequences).logprobs[sequences.completion_mask]
+        engine_logprobs = torch.tensor([token[0] for row in reported for token in row], device=ours.device)
+        check_engine(ours, engine_logprobs, self._compute_dtype())
+
+    # ---- Optimizer --------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """As the parent, with the critic's parameters in groups of their own, after the policy's."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new:
+            split_off_critic(optimizer, self.model, self.args.critic_learning_rate)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """As the parent, with the policy's learning rate at zero for the first `critic_warmup_rollouts`."""
+        is_new = self.lr_scheduler is None  # type: ignore[has-type]
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and self.args.critic_warmup_rollouts:
+            steps = self.args.critic_warmup_rollouts * self.args.updates_per_rollout
+            self.lr_scheduler = scheduler = hold_policy(scheduler, steps, num_training_steps)
+        return scheduler
+
+    # ---- Files ------------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = output_dir or self.args.output_dir
+        if self.args.should_save:
+            # First: the parent takes what is not the policy's out of `state_dict`.
+            save_critic(self.critic, os.path.join(folder, CRITIC_FOLDER), state_dict)
+        if not is_peft_model(self.model):
+            super()._save(folder, state_dict)
+            return
+        with saving_adapters(self.model, [name for name in (POLICY, CRITIC) if name in self.model.peft_config]):
+            super()._save(folder, state_dict)
+        self.model.generation_config.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_critic(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            self._load_critic(self.state.best_model_checkpoint)
+
+    def _load_critic(self, checkpoint: str) -> None:
+        load_critic(self.critic, os.path.join(checkpoint, CRITIC_FOLDER), self.model)
+        if is_peft_model(self.model) and CRITIC in self.model.peft_config:
+            # PEFT freezes every adapter but the active one when it loads any.
+            self.model.set_requires_grad(CRITIC)
