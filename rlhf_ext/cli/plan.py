@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from typing import Any
 
 _DESCRIPTION = """\
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from ..programs.ppo import PPOScriptArguments
     from ..trainer.recipe_plan import read_plan_settings
 
+    # Deprecated names of settings are the recipe's affair when it is run.
+    warnings.simplefilter("ignore", FutureWarning)
     recipe = ["--config", arguments.config] if arguments.config else []
     settings, notes = read_plan_settings(
         PPOScriptArguments,

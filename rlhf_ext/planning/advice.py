@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -54,7 +55,11 @@ def _smaller_batches(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings
     half, steps = settings.micro_batch // 2, 2 * settings.steps_per_generation
     if half:
         accumulation = 2 * settings.gradient_accumulation_steps
-        sizes = {"micro_batch": half, "gradient_accumulation_steps": accumulation, "steps_per_generation": steps}
+        sizes: dict[str, Any] = {
+            "micro_batch": half,
+            "gradient_accumulation_steps": accumulation,
+            "steps_per_generation": steps,
+        }
         names = f"gradient_accumulation_steps: {accumulation} and steps_per_generation: {steps}"
         yield f"per_device_train_batch_size: {half} (with {names})", replace(settings, **sizes)
     fewer = settings.steps_per_generation // 2
@@ -74,7 +79,7 @@ def _less_state(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     if settings.policy.adapter is None:
         adapter = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
         policy = replace(settings.policy, adapter=adapter)
-        critic = {"critic": "adapter", "critic_trunk": None} if settings.critic == "model" else {}
+        critic: dict[str, Any] = {"critic": "adapter", "critic_trunk": policy} if settings.critic == "model" else {}
         name = "use_peft: true (rank 16 on all-linear)"
         yield name, replace(settings, policy=policy, **critic)
 
@@ -82,17 +87,24 @@ def _less_state(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
 def _smaller_weights(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     policy = settings.policy
     if settings.on_gpu and policy.dtype == torch.float32:
-        halves = {"policy": replace(policy, dtype=torch.bfloat16)}
-        rewards = [replace(m, architecture=replace(m.architecture, dtype=torch.bfloat16)) for m in settings.reward_models]
-        if settings.critic_trunk is not None:
+        halves: dict[str, Any] = {"policy": replace(policy, dtype=torch.bfloat16)}
+        rewards = [
+            replace(m, architecture=replace(m.architecture, dtype=torch.bfloat16)) for m in settings.reward_models
+        ]
+        if settings.critic == "adapter":
+            halves["critic_trunk"] = halves["policy"]
+        elif settings.critic_trunk is not None:
             halves["critic_trunk"] = replace(settings.critic_trunk, dtype=torch.bfloat16)
         yield "dtype: bfloat16", replace(settings, reward_models=tuple(rewards), **halves)
     if policy.adapter is not None and policy.quantization is None:
-        four = {"quantization": "4bit", "double_quantization": True, "adapter_dtype": torch.bfloat16}
+        four: dict[str, Any] = {"quantization": "4bit", "double_quantization": True, "adapter_dtype": torch.bfloat16}
         models = tuple(
-            replace(m, architecture=replace(m.architecture, **four)) if m.attached else m for m in settings.reward_models
+            replace(m, architecture=replace(m.architecture, **four)) if m.attached else m
+            for m in settings.reward_models
         )
-        quantized = replace(settings, policy=replace(policy, **four), reward_models=models)
+        small = replace(policy, **four)
+        critic: dict[str, Any] = {"critic_trunk": small} if settings.critic == "adapter" else {}
+        quantized = replace(settings, policy=small, reward_models=models, **critic)
         yield "load_in_4bit: true (with use_bnb_nested_quant: true)", quantized
 
 

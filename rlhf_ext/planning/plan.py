@@ -6,7 +6,7 @@ from . import formulas
 from .resident import Part, gathered_parts, resident_parts
 from .settings import PlanSettings
 from .trace import trace_forward, trace_generation
-from .update import critic_trunk, scored_tokens, update_moments
+from .update import scored_tokens, update_moments
 
 PHASES = ("generate", "score", "update")
 
@@ -115,13 +115,15 @@ def _score(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:
         moments.append(("score", f"{role}'s trunk", [*weights, Part(role, "activations", trunk)]))
         outputs = [Part(role, "activations", hidden), Part(role, "LM head", head)]
         moments.append(("score", f"{role}'s LM head", [*weights, *outputs]))
-    critic = critic_trunk(settings)
+    critic = settings.critic_trunk
     if critic is not None:
         size = trace_forward(critic, batch, length, settings.autocast)
         parts = [Part("policy", "activations", hidden), Part("critic", "activations", size)]
         moments.append(("score", "critic's trunk", [*gathered_parts(settings, critic, "critic"), *parts]))
     for model in settings.reward_models:
-        size = trace_forward(model.architecture, min(settings.score_batch, settings.rollout), length, None)
+        # An attached adapter is called through the policy, whose forward accelerate wraps in mixed precision.
+        autocast = settings.autocast if model.attached else None
+        size = trace_forward(model.architecture, min(settings.score_batch, settings.rollout), length, autocast)
         weights = gathered_parts(settings, model.architecture, "reward model")
         moments.append(("score", "reward model's forward", [*weights, Part("reward model", "activations", size)]))
     return moments

@@ -37,10 +37,9 @@ def trained_parameters(settings: PlanSettings) -> dict[str, list[Parameter]]:
     policy = [p for p in parameters_of(settings.policy) if p.trainable]
     width = settings.policy.hidden_size
     critic = []
-    if settings.critic == "adapter":
-        critic = [p for p in policy if p.adapter]
-    if settings.critic == "model" and settings.critic_trunk is not None:
-        critic, width = list(parameters_of(settings.critic_trunk)), settings.critic_trunk.hidden_size
+    if settings.critic_trunk is not None:
+        critic = [p for p in parameters_of(settings.critic_trunk) if p.trainable]
+        width = settings.critic_trunk.hidden_size
     head = [Parameter(shape, torch.float32, True, False, False, False) for shape in ((1, width), (1,))]
     return {"policy": policy, "critic": [*critic, *head]}
 
@@ -70,14 +69,16 @@ def _weights(settings: PlanSettings) -> list[Part]:
     sizes = [("policy", "weights", base), ("policy", "adapter", adapter), ("critic", "value head", head)]
     if settings.has_reference and policy.adapter is None:
         sizes.append(("reference", "weights", base))
-    if settings.critic == "adapter":
-        sizes.append(("critic", "adapter", adapter))
-    if settings.critic == "model" and settings.critic_trunk is not None:
-        sizes.append(("critic", "weights", stored_bytes(settings.critic_trunk)))
+    if settings.critic_trunk is not None:
+        what = "adapter" if settings.critic == "adapter" else "weights"
+        trained = [p for p in parameters_of(settings.critic_trunk) if p.trainable]
+        sizes.append(("critic", what, stored_bytes(settings.critic_trunk, trained)))
     for model in settings.reward_models:
         every = parameters_of(model.architecture)
         if model.attached:
-            sizes.append(("reward model", "adapter", stored_bytes(model.architecture, [p for p in every if p.adapter])))
+            sizes.append(
+                ("reward model", "adapter", stored_bytes(model.architecture, [p for p in every if p.adapter]))
+            )
         else:
             sizes.append(("reward model", "weights", stored_bytes(model.architecture)))
     on_host = settings.offload == "all"
@@ -95,9 +96,7 @@ def _buffers(settings: PlanSettings) -> list[Part]:
     """DistributedDataParallel copies every gradient into buckets of its own (`gradient_as_bucket_view=False`)."""
     if settings.num_gpus == 1 or settings.zero_stage:
         return []
-    return [
-        Part(role, "DDP buckets", formulas.gradient_bytes(p)) for role, p in trained_parameters(settings).items()
-    ]
+    return [Part(role, "DDP buckets", formulas.gradient_bytes(p)) for role, p in trained_parameters(settings).items()]
 
 
 def _rollout(settings: PlanSettings) -> Part:

@@ -54,7 +54,8 @@ class PlanSettings:
         critic (`str`):
             `"head"`, `"adapter"` or `"model"`.
         critic_trunk ([`Architecture`], *optional*):
-            The trunk of a critic of its own, for `critic="model"`.
+            What runs for the critic besides the policy: a trunk of its own with `critic="model"`, the policy's base under
+            the critic's adapter with `"adapter"`, nothing with `"head"`.
         has_reference (`bool`):
             Whether there is a reference: not with `beta=0`.
         optimizer (`str`):
@@ -113,7 +114,9 @@ class PlanSettings:
         if self.critic not in CRITICS:
             raise ValueError(f"critic must be one of {CRITICS}, got {self.critic!r}.")
         if self.critic == "adapter" and self.policy.adapter is None:
-            raise ValueError("critic='adapter' is a second adapter on the policy's base, which needs use_peft.")
+            raise ValueError("critic='adapter' is a second adapter on the policy's base, which needs use_peft: true.")
+        if (self.critic == "head") != (self.critic_trunk is None):
+            raise ValueError(f"critic={self.critic!r} does not go with critic_trunk={self.critic_trunk}.")
 
     @property
     def rollout(self) -> int:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, get_peft_config
 
+from ..models.reward_adapter import is_adapter_of
 from ..models.scoring import tokenize_prompts
 from ..planning.architecture import Architecture
 from ..planning.settings import PlanSettings, RewardModel
@@ -36,7 +37,7 @@ class PlannedPPOConfig(PPOConfig):
     num_gpus: int = field(default=1, metadata={"help": "Processes of the planned run."})
 
     def __post_init__(self) -> None:
-        self.planned_on_gpu = not self.use_cpu
+        self.planned_on_gpu = not self.use_cpu  # type: ignore[has-type]
         if not torch.cuda.is_available():
             self.use_cpu = True
         super().__post_init__()
@@ -146,7 +147,6 @@ def settings_of_recipe(
     notes: list[str] = []
     rewards = tuple(_reward_model(path, policy, model_args, notes) for path in reward_models)
     critic = args.critic or ("model" if policy.adapter is None else "adapter")
-    trunk = _critic_trunk(policy, rewards, notes) if critic == "model" else None
     if args.use_vllm:
         notes.append("What vLLM holds is not in the table: it reserves its own share of a GPU.")
     return (
@@ -161,7 +161,7 @@ def settings_of_recipe(
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             gradient_checkpointing=args.gradient_checkpointing,
             critic=critic,
-            critic_trunk=trunk,
+            critic_trunk=_critic_trunk(critic, policy, rewards),
             has_reference=args.beta != 0,
             optimizer=_OPTIMIZERS[args.optim],
             autocast=_autocast(args, launch),
@@ -194,7 +194,9 @@ def longest_prompt(dataset: str | None, split: str, config: str | None, args: PP
     """
     remedy = "give the longest prompt, in tokens, with --prompt_length"
     if not dataset or not Path(dataset).expanduser().exists():
-        raise ValueError(f"dataset_name={dataset!r} is not on this machine, so its prompts cannot be counted: {remedy}")
+        raise ValueError(
+            f"dataset_name={dataset!r} is not on this machine, so its prompts cannot be counted: {remedy}"
+        )
     prompts = load_data(dataset, split, config)["prompt"]
     try:
         tokenizer = load_tokenizer(model, args.trust_remote_code)
@@ -258,11 +260,11 @@ def _reward_model(path: str, policy: Architecture, model_args: ModelConfig, note
         return RewardModel(path, replace(whole, config=config), attached=False)
     adapter = PeftConfig.from_pretrained(path)
     adapter.inference_mode = False
-    base = adapter.base_model_name_or_path
-    if policy.adapter is not None and base == model_args.model_name_or_path:
+    base = str(model_args.model_name_or_path)
+    if policy.adapter is not None and is_adapter_of(path, base, model_args.model_revision, policy.adapter):
         shared = replace(policy, kind="classifier", config=_classifier_config(policy.config), adapter=adapter)
         return RewardModel(path, shared, attached=True)
-    config = _classifier_config(_config_of(str(base)))
+    config = _classifier_config(_config_of(str(adapter.base_model_name_or_path)))
     return RewardModel(path, replace(whole, config=config, adapter=adapter), attached=False)
 
 
@@ -272,7 +274,15 @@ def _classifier_config(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _critic_trunk(policy: Architecture, rewards: tuple[RewardModel, ...], notes: list[str]) -> Architecture:
+def _critic_trunk(kind: str, policy: Architecture, rewards: tuple[RewardModel, ...]) -> Architecture | None:
     """A critic of its own starts from the first reward model, or where there is none from the policy."""
+    if kind == "head":
+        return None
+    if kind == "adapter":
+        adapter: Any = copy.deepcopy(policy.adapter)
+        if not getattr(adapter, "modules_to_save", None):
+            return policy
+        adapter.modules_to_save = None
+        return replace(policy, adapter=adapter)
     config: Any = rewards[0].architecture.config if rewards else policy.config
     return Architecture(config, "trunk", policy.dtype, attention=policy.attention, dropout=policy.dropout)
