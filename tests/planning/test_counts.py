@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import tiny_config
 from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import ModelConfig, get_peft_config
 
+from conftest import tiny_config
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.roles import CRITIC, belongs_to, belongs_to_policy
 from rlhf_ext.planning import plan_memory
