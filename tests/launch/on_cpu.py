@@ -2,8 +2,9 @@
 
     accelerate launch --config_file X.yaml tests/launch/on_cpu.py FACTS.json PROGRAM [ARGUMENTS ...]
 
-Two things are changed, for the sake of the CPU alone: accelerate turns FSDP on where it finds only CPUs (it falls back
-to DDP without a word), and DeepSpeed leaves its all-reduce over shared memory, a minute of compiling, to Gloo.
+Changed for the sake of the CPU alone: accelerate turns FSDP on where it finds only CPUs (it falls back to DDP without a
+word), and DeepSpeed leaves out what it would compile for some minutes, its all-reduce over shared memory (Gloo does it)
+and its Adam on offloaded parameters (PyTorch's does it).
 """
 
 import importlib
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import transformers
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 
 
 def turn_fsdp_on() -> None:
@@ -32,9 +33,21 @@ def turn_fsdp_on() -> None:
     AcceleratorState.__init__ = init
 
 
-def leave_shared_memory_out() -> None:
+def prepare_deepspeed(by_recipe: bool) -> None:
+    import deepspeed
+
     # Its own name for the module is hidden by PyTorch's.
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    original = DeepSpeedPlugin.__post_init__
+
+    def post_init(self):
+        original(self)
+        self.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+
+    DeepSpeedPlugin.__post_init__ = post_init
+    if by_recipe:
+        # transformers starts DeepSpeed's communication before it loads a model on a GPU, and later on a CPU.
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
 
 
 def facts(trainer: transformers.Trainer) -> dict:
@@ -47,7 +60,9 @@ def facts(trainer: transformers.Trainer) -> dict:
         "wrapped": [cls.__name__ for cls in type(wrapped).__mro__],
         "zero_stage": None if plugin is None else wrapped.zero_optimization_stage(),
         "offload": None if plugin is None else [plugin.offload_optimizer_device, plugin.offload_param_device],
-        "sharded_parameters": sum(hasattr(p, "ds_id") or hasattr(p, "device_mesh") for p in wrapped.parameters()),
+        # ZeRO-3 keeps small parameters whole, and says so in `ds_persist`.
+        "divided": sum(hasattr(p, "ds_id") or hasattr(p, "device_mesh") for p in wrapped.parameters()),
+        "whole": sum(p.numel() > 0 for p in wrapped.parameters()),
         "steps": trainer.state.global_step,
     }
 
@@ -69,8 +84,9 @@ def main() -> None:
     path, program = Path(sys.argv[1]), sys.argv[2]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         turn_fsdp_on()
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" or "--deepspeed" in sys.argv:
-        leave_shared_memory_out()
+    by_recipe = "--deepspeed" in sys.argv
+    if by_recipe or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        prepare_deepspeed(by_recipe)
     write_facts_after_training(path)
     sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path(program).parent))

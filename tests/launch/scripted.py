@@ -1,6 +1,7 @@
 """PPO runs whose completions depend on nothing but the prompt and the number of the rollout.
 
-    accelerate launch --config_file X.yaml tests/launch/on_cpu.py FACTS.json tests/launch/scripted.py POLICY REWARD_MODEL FOLDER
+    accelerate launch --config_file X.yaml tests/launch/on_cpu.py FACTS.json \\
+        tests/launch/scripted.py POLICY REWARD_MODEL FOLDER [--deepspeed X.json]
 
 With the same global batch, one process and several must then make the same run. The first half of every rollout, which
 is all that the first of two processes sees, has short answers with low scores, the second half long ones with high
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig
@@ -21,8 +23,13 @@ from trl.trainer import rloo_trainer
 
 from rlhf_ext import PPOConfig, PPOTrainer
 
-# What is trained, and which critic.
-CASES = {"lora-head": (True, "head"), "full-head": (False, "head")}
+# Settings of PPOConfig, and whether LoRA is trained.
+CASES = {
+    "lora-head": {"critic": "head", "peft": True},
+    "full-head": {"critic": "head", "peft": False},
+    # bf16 is the default of the recipes: DeepSpeed and FSDP then keep weights in it, where DDP casts on the fly.
+    "lora-head-bf16": {"critic": "head", "peft": True, "bf16": True},
+}
 ROLLOUTS, SEQUENCES, STEPS_PER_ROLLOUT = 3, 16, 4
 
 
@@ -67,38 +74,40 @@ class ScriptedTrainer(PPOTrainer):
         return rollout
 
 
-def settings(folder: Path, peft: bool, critic: str, processes: int) -> PPOConfig:
-    return PPOConfig(
-        output_dir=str(folder),
-        critic=critic,
+def settings(folder: Path, peft: bool, **overrides) -> PPOConfig:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    values = {
+        "output_dir": str(folder),
         # Rollouts of 16 sequences, two epochs of two minibatches, each of two micro-batches.
-        per_device_train_batch_size=4 // processes,
-        gradient_accumulation_steps=2,
-        steps_per_generation=4,
-        num_iterations=2,
-        max_steps=ROLLOUTS * STEPS_PER_ROLLOUT,
-        shuffle_dataset=False,
-        max_completion_length=12,
-        learning_rate=3e-3 if peft else 1e-3,
-        kl_target=0.5,
-        kl_unit="sequence",
-        kl_controller="multiplicative",
-        missing_eos_penalty=0.5,
-        entropy_coef=0.01,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        disable_tqdm=True,
-        seed=1,
-    )
+        "per_device_train_batch_size": 4 // processes,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 4,
+        "num_iterations": 2,
+        "max_steps": ROLLOUTS * STEPS_PER_ROLLOUT,
+        "shuffle_dataset": False,
+        "max_completion_length": 12,
+        "learning_rate": 3e-3 if peft else 1e-3,
+        "kl_target": 0.5,
+        "kl_unit": "sequence",
+        "kl_controller": "multiplicative",
+        "missing_eos_penalty": 0.5,
+        "entropy_coef": 0.01,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "seed": 1,
+    }
+    return PPOConfig(**{**values, **overrides})
 
 
-def run(case: str, policy: str, reward_model: str, folder: Path) -> ScriptedTrainer:
+def run(case: str, policy: str, reward_model: str, folder: Path, deepspeed: str | None = None) -> None:
     """One case; leaves the model, and what was measured in `run.json`."""
-    peft, critic = CASES[case]
-    args = settings(folder, peft, critic, int(os.environ.get("WORLD_SIZE", "1")))
+    overrides = dict(CASES[case])
+    peft = overrides.pop("peft")
+    args = settings(folder, peft, deepspeed=deepspeed, **overrides)
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if peft else None
     with mock.patch.object(rloo_trainer, "shuffle_sequence_dict", evens_first):
         trainer = ScriptedTrainer(policy, [score, reward_model], args, prompts(), peft_config=adapter)
@@ -107,16 +116,15 @@ def run(case: str, policy: str, reward_model: str, folder: Path) -> ScriptedTrai
     if trainer.accelerator.is_main_process:
         written = {"log": trainer.state.log_history, "rollouts": trainer.rollouts}
         (folder / "run.json").write_text(json.dumps(written))
-    return trainer
+    # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
+    trainer.accelerator.wait_for_everyone()
 
 
 def main() -> None:
-    policy, reward_model, folder = sys.argv[1:4]
+    policy, reward_model, folder, *deepspeed = sys.argv[1:]
     for case in CASES:
-        trainer = run(case, policy, reward_model, Path(folder) / case)
-    # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+        run(case, policy, reward_model, Path(folder) / case, deepspeed[1] if deepspeed else None)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
