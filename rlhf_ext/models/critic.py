@@ -20,6 +20,14 @@ CRITIC_FOLDER = "critic"
 VALUE_HEAD_FILE = "value_head.safetensors"
 
 
+class _Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, also where DeepSpeed or FSDP keeps its weights in a shorter format."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return nn.functional.linear(states.float(), self.weight.float(), self.bias.float())
+
+
 class ValueHead(nn.Module):
     """
     One scalar per position from the trunk's last hidden state, in float32 whatever the trunk's precision.
@@ -33,14 +41,13 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        self.linear = _Float32Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Values `(B, L)` of hidden states `(B, L, H)`."""
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            return self.linear(hidden_states.float()).squeeze(-1)
+        return self.linear(hidden_states).squeeze(-1)
 
 
 class Critic(nn.Module):

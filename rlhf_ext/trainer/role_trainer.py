@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
@@ -56,8 +57,15 @@ class RoleTrainer(MeasuredTrainer):
                 name = f"{REWARD}{len(score_heads)}"
                 score_heads[name] = scorer.model.attach(self.model, name)
         if kind == "adapter":
+            # The parent has given each rank a seed of its own by now; all must start from the same critic.
+            set_seed(self.args.seed)
             add_critic_adapter(self.model)
-        self.critic = self._make_critic(kind, critic_model, policy).to(policy.get_output_embeddings().weight.device)
+            set_seed(self.args.seed, device_specific=True)
+        weight = policy.get_output_embeddings().weight
+        self.critic = self._make_critic(kind, critic_model, policy).to(weight.device)
+        if is_deepspeed_zero3_enabled():
+            # ZeRO-3 flattens all parameters together, in one format; its optimizer keeps them in float32.
+            self.critic.value_head.to(weight.dtype)
         adapters = self.model.peft_config if is_peft_model(self.model) else {}
         switch = AdapterSwitch(policy)
         add_roles(
@@ -178,14 +186,16 @@ class RoleTrainer(MeasuredTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = output_dir or self.args.output_dir
-        # First: the parent takes what is not the policy's out of `state_dict`.
-        save_critic(self.critic, os.path.join(folder, CRITIC_FOLDER), state_dict)
+        if self.args.should_save:
+            # First: the parent takes what is not the policy's out of `state_dict`.
+            save_critic(self.critic, os.path.join(folder, CRITIC_FOLDER), state_dict)
         if not is_peft_model(self.model):
             super()._save(folder, state_dict)
             return
         with saving_adapters(self.model, [name for name in (POLICY, CRITIC) if name in self.model.peft_config]):
             super()._save(folder, state_dict)
-        self.model.generation_config.save_pretrained(folder)
+        if self.args.should_save:
+            self.model.generation_config.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
