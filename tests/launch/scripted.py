@@ -1,7 +1,7 @@
 """PPO runs whose completions depend on nothing but the prompt and the number of the rollout.
 
     accelerate launch --config_file X.yaml tests/launch/on_cpu.py FACTS.json \\
-        tests/launch/scripted.py POLICY REWARD_MODEL FOLDER [--deepspeed X.json]
+        tests/launch/scripted.py POLICY REWARD_MODEL REWARD_ADAPTER FOLDER [--deepspeed X.json]
 
 With the same global batch, one process and several must then make the same run. The first half of every rollout, which
 is all that the first of two processes sees, has short answers with low scores, the second half long ones with high
@@ -23,12 +23,15 @@ from trl.trainer import rloo_trainer
 
 from rlhf_ext import PPOConfig, PPOTrainer
 
-# Settings of PPOConfig, and whether LoRA is trained.
+# Settings of PPOConfig; whether LoRA is trained, and whether the reward model is an adapter of the policy's base.
 CASES = {
-    "lora-head": {"critic": "head", "peft": True},
-    "full-head": {"critic": "head", "peft": False},
-    # bf16 is the default of the recipes: DeepSpeed and FSDP then keep weights in it, where DDP casts on the fly.
-    "lora-head-bf16": {"critic": "head", "peft": True, "bf16": True},
+    "lora-head": {"critic": "head", "peft": True, "reward_adapter": False},
+    "lora-adapter": {"critic": "adapter", "peft": True, "reward_adapter": True},
+    "full-head": {"critic": "head", "peft": False, "reward_adapter": False},
+    "full-model": {"critic": "model", "peft": False, "reward_adapter": False},
+    # The default of the recipes: DeepSpeed and FSDP then keep weights in bf16, where DDP casts on the fly.
+    "lora-adapter-bf16": {"critic": "adapter", "peft": True, "reward_adapter": True, "bf16": True},
+    "full-model-bf16": {"critic": "model", "peft": False, "reward_adapter": False, "bf16": True},
 }
 ROLLOUTS, SEQUENCES, STEPS_PER_ROLLOUT = 3, 16, 4
 
@@ -103,10 +106,10 @@ def settings(folder: Path, peft: bool, **overrides) -> PPOConfig:
     return PPOConfig(**{**values, **overrides})
 
 
-def run(case: str, policy: str, reward_model: str, folder: Path, deepspeed: str | None = None) -> None:
+def run(case: str, policy: str, reward_models: list[str], folder: Path, deepspeed: str | None = None) -> None:
     """One case; leaves the model, and what was measured in `run.json`."""
     overrides = dict(CASES[case])
-    peft = overrides.pop("peft")
+    peft, reward_model = overrides.pop("peft"), reward_models[overrides.pop("reward_adapter")]
     args = settings(folder, peft, deepspeed=deepspeed, **overrides)
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if peft else None
     with mock.patch.object(rloo_trainer, "shuffle_sequence_dict", evens_first):
@@ -121,9 +124,10 @@ def run(case: str, policy: str, reward_model: str, folder: Path, deepspeed: str 
 
 
 def main() -> None:
-    policy, reward_model, folder, *deepspeed = sys.argv[1:]
+    policy, *reward_models, folder = sys.argv[1:5]
+    deepspeed = sys.argv[6:]
     for case in CASES:
-        run(case, policy, reward_model, Path(folder) / case, deepspeed[1] if deepspeed else None)
+        run(case, policy, reward_models, Path(folder) / case, deepspeed[0] if deepspeed else None)
     PartialState().destroy_process_group()
 
 
