@@ -31,6 +31,7 @@ from ..rollout import Rollout, Sequences
 from .checks import check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import controller_for, save_controller, saved_controller
+from .launch import check_saves_weights
 from .measured import Samples
 from .ppo_config import PPOConfig
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
@@ -138,6 +139,7 @@ class PPOTrainer(RoleTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         critic = check_roles(model, args, peft_config, critic_model)
+        check_saves_weights(args)
         processing_class = check_inputs(model, args, train_dataset, eval_dataset, processing_class)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)

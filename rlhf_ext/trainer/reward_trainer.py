@@ -88,6 +88,7 @@ class RewardTrainer(trl.RewardTrainer):
             args = RewardConfig(output_dir=f"{Path(_model_id(model)).name}-Reward")
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
+        check_saves_weights(args)
         tokenizer = _reward_tokenizer(model, args, processing_class)
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, tokenizer, *trainer_args, **trainer_kwargs

@@ -63,7 +63,7 @@ class ScriptedTrainer(PPOTrainer):
 
     def _answer(self, prompt_ids: list[int]) -> list[int]:
         prompt = self._tokenizer.decode(prompt_ids)
-        draw = random.Random(f"{len(self.rollouts)} {prompt}")
+        draw = random.Random(f"{self.state.global_step // 4} {prompt}")
         length = draw.randint(2, 4) if prompt.startswith("short") else draw.randint(9, 12)
         ids = [draw.randrange(3, len(self._tokenizer)) for _ in range(length)]
         return [*ids[:-1], self._tokenizer.eos_token_id] if draw.random() < 0.7 else ids
