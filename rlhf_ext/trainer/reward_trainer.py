@@ -18,6 +18,7 @@ from trl.data_utils import common_prefix_length
 
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
+from .launch import check_saves_weights
 from .reward_config import RewardConfig
 
 logger = get_logger(__name__)

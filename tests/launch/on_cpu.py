@@ -80,13 +80,17 @@ def write_facts_after_training(path: Path) -> None:
     transformers.Trainer.train = train
 
 
-def main() -> None:
-    path, program = Path(sys.argv[1]), sys.argv[2]
+def prepare_for_cpu() -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         turn_fsdp_on()
     by_recipe = "--deepspeed" in sys.argv
     if by_recipe or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         prepare_deepspeed(by_recipe)
+
+
+def main() -> None:
+    path, program = Path(sys.argv[1]), sys.argv[2]
+    prepare_for_cpu()
     write_facts_after_training(path)
     sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path(program).parent))

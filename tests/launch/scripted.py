@@ -33,6 +33,8 @@ CASES = {
     "lora-adapter-bf16": {"critic": "adapter", "peft": True, "reward_adapter": True, "bf16": True},
     "full-model-bf16": {"critic": "model", "peft": False, "reward_adapter": False, "bf16": True},
 }
+# Run a second time, from the checkpoint after the first rollout.
+RESUMED = ("lora-adapter", "full-model")
 ROLLOUTS, SEQUENCES, STEPS_PER_ROLLOUT = 3, 16, 4
 
 
@@ -63,7 +65,7 @@ class ScriptedTrainer(PPOTrainer):
 
     def _answer(self, prompt_ids: list[int]) -> list[int]:
         prompt = self._tokenizer.decode(prompt_ids)
-        draw = random.Random(f"{self.state.global_step // 4} {prompt}")
+        draw = random.Random(f"{self.state.global_step // STEPS_PER_ROLLOUT} {prompt}")
         length = draw.randint(2, 4) if prompt.startswith("short") else draw.randint(9, 12)
         ids = [draw.randrange(3, len(self._tokenizer)) for _ in range(length)]
         return [*ids[:-1], self._tokenizer.eos_token_id] if draw.random() < 0.7 else ids
@@ -95,7 +97,7 @@ def settings(folder: Path, peft: bool, **overrides) -> PPOConfig:
         "kl_controller": "multiplicative",
         "missing_eos_penalty": 0.5,
         "entropy_coef": 0.01,
-        "save_strategy": "no",
+        "save_steps": STEPS_PER_ROLLOUT,
         "report_to": [],
         "use_cpu": True,
         "bf16": False,
@@ -106,15 +108,27 @@ def settings(folder: Path, peft: bool, **overrides) -> PPOConfig:
     return PPOConfig(**{**values, **overrides})
 
 
-def run(case: str, policy: str, reward_models: list[str], folder: Path, deepspeed: str | None = None) -> None:
-    """One case; leaves the model, and what was measured in `run.json`."""
+def run(
+    case: str, policy: str, reward_models: list[str], folder: Path, deepspeed: str | None = None, start: str | None = None
+) -> None:
+    """
+    One case; leaves the model, and what was measured in `run.json`.
+
+    Args:
+        case: One of `CASES`.
+        policy: Folder of the policy.
+        reward_models: Folders of a whole reward model, and of one that is an adapter of the policy.
+        folder: Where to save.
+        deepspeed: DeepSpeed's configuration, where it is the recipe that names it.
+        start: Checkpoint to go on from.
+    """
     overrides = dict(CASES[case])
     peft, reward_model = overrides.pop("peft"), reward_models[overrides.pop("reward_adapter")]
     args = settings(folder, peft, deepspeed=deepspeed, **overrides)
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if peft else None
     with mock.patch.object(rloo_trainer, "shuffle_sequence_dict", evens_first):
         trainer = ScriptedTrainer(policy, [score, reward_model], args, prompts(), peft_config=adapter)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=start)
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         written = {"log": trainer.state.log_history, "rollouts": trainer.rollouts}
@@ -124,10 +138,13 @@ def run(case: str, policy: str, reward_models: list[str], folder: Path, deepspee
 
 
 def main() -> None:
-    policy, *reward_models, folder = sys.argv[1:5]
-    deepspeed = sys.argv[6:]
+    policy, whole, adapter, output, *options = sys.argv[1:]
+    folder, deepspeed = Path(output), options[1] if options else None
     for case in CASES:
-        run(case, policy, reward_models, Path(folder) / case, deepspeed[0] if deepspeed else None)
+        run(case, policy, [whole, adapter], folder / case, deepspeed)
+    for case in RESUMED:
+        start = str(folder / case / f"checkpoint-{STEPS_PER_ROLLOUT}")
+        run(case, policy, [whole, adapter], folder / f"{case}-resumed", deepspeed, start)
     PartialState().destroy_process_group()
 
 
