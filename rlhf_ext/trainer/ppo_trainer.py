@@ -31,6 +31,7 @@ from ..rollout import Rollout, Sequences
 from .checks import check_arguments, check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
+from .launch import check_saves_weights
 from .measured import Samples
 from .policy import load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
@@ -147,6 +148,7 @@ class PPOTrainer(ResumableTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
+        check_saves_weights(args)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
