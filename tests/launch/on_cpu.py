@@ -95,6 +95,10 @@ def main() -> None:
     sys.argv = sys.argv[2:]
     sys.path.insert(0, str(Path(program).parent))
     runpy.run_path(program, run_name="__main__")
+    # The program has ended; what Gloo's threads do while the interpreter goes down can abort the process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
