@@ -106,7 +106,7 @@ def _open_text(path: Path, head: str, run: str | None) -> Source:
 
 def _journal(path: Path) -> Source:
     """Our own `diagnostics.jsonl`; what was said at the time is left out, since it is said again."""
-    source = Source("rlhf_ext diagnostics.jsonl", lambda: iter(()))
+    source = Source("rlhf_ext diagnostics.jsonl", lambda: iter(()), canonical=True)
 
     def read() -> Iterator[Row]:
         for data in objects(path, source):

@@ -40,12 +40,14 @@ class Source:
         kind (`str`): The format in words.
         read (`Callable`): Starts at the first row.
         config (`dict[str, Any]`): Settings of the run, where the log holds them.
+        canonical (`bool`): The log is in canonical names.
         notes (`list[str]`): What a reader met that the user should know; filled while reading.
     """
 
     kind: str
     read: Callable[[], Iterator[Row]]
     config: Mapping[str, Any] = field(default_factory=dict)
+    canonical: bool = False
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
