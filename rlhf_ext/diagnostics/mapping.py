@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .formats import Source
-from .keys import CANONICAL, Derivation, Framework, recognise
+from .keys import CANONICAL, STEP_KEYS, Derivation, Framework, plain_key, recognise
 from .record import METRICS
-from .survey import STEP_KEYS, Survey
+from .survey import Survey
 
 # Logged by everyone, and nothing to diagnose.
 _BOOKKEEPING = (
@@ -69,15 +69,6 @@ class KeyMap:
     unused: Mapping[str, str]
     unmapped: tuple[str, ...]
     anchor: str | None
-
-
-def plain_key(key: str) -> str:
-    """The name a trainer gave, without what a tracker's callback puts before it: `train/x` is x, `eval/x` is eval_x."""
-    if key in STEP_KEYS:
-        return key
-    if key.startswith("train/"):
-        return key[len("train/") :]
-    return f"eval_{key[len('eval/') :]}" if key.startswith("eval/") else key
 
 
 def map_keys(survey: Survey, source: Source, given: Mapping[str, str], path: str) -> KeyMap:

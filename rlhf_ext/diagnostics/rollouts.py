@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .formats import Source
-from .mapping import KeyMap, plain_key
+from .keys import plain_key
+from .mapping import KeyMap
 from .record import Record, Sample
 from .survey import Survey, numbered
 

@@ -11,20 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .formats import Row, Source
+from .keys import STEP_KEYS, plain_key
 
-# What loggers call the step, the surest first.
-STEP_KEYS = (
-    "train/global_step",
-    "training/global_step",
-    "global_step",
-    "eval/global_step",
-    "step",
-    "Step",
-    "_step",
-    "trainer/global_step",
-    "update",
-    "iteration",
-)
 _HEAD = 100
 
 
@@ -62,6 +50,12 @@ class Survey:
     keep: np.ndarray
     steps: np.ndarray
     segments: tuple[Segment, ...]
+
+    def counts_of(self, key: str | None) -> int:
+        """Rollouts, if `key` comes once a rollout: about, since a resume may have logged some of them twice."""
+        steps = len(np.unique(self.steps[self.keep]))
+        counts = [count for name, count in self.counts.items() if key is not None and plain_key(name) == key]
+        return min(steps, *counts) if counts else steps
 
 
 def survey(source: Source, path: str) -> Survey:

@@ -1,12 +1,13 @@
 """What each framework calls the canonical metrics, in which unit, and where its numbers cannot be trusted."""
 
 from .framework import Derivation, Framework
+from .names import STEP_KEYS, plain_key
 from .others import OTHERS
 from .ours import CANONICAL, OURS
 from .trl import TRL
 from .verl import VERL
 
-__all__ = ["FRAMEWORKS", "Derivation", "Framework", "recognise"]
+__all__ = ["CANONICAL", "FRAMEWORKS", "STEP_KEYS", "Derivation", "Framework", "plain_key", "recognise"]
 
 # The first whose signature is there is taken: the more particular ones stand first.
 FRAMEWORKS: tuple[Framework, ...] = (CANONICAL, OURS, *TRL, *VERL, *OTHERS)
