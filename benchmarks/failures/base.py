@@ -1,4 +1,4 @@
-"""The small world's models: a tokenizer, a language model of the careless writer, and reward models of several qualities."""
+"""The small world's models: tokenizer, language model of the careless writer, reward models of several qualities."""
 
 import json
 import random

@@ -186,7 +186,7 @@ class FirstPassConfig:
     Thresholds.
 
     Args:
-        float32 (`float`): Largest |ratio - 1| before any update; healthy below 1e-4, a bug such as dropout makes 0.1 and more.
+        float32 (`float`): Largest |ratio - 1| before any update; healthy below 1e-4, a bug such as dropout makes 0.1.
         other (`float`): The same in lower precision, where single tokens differ by 0.05.
     """
 

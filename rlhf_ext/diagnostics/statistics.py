@@ -1,5 +1,6 @@
 """Robust statistics of short, autocorrelated series: free functions on arrays, and one recursion with state."""
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any
@@ -35,7 +36,7 @@ def block_medians(x: Floats, blocks: int = 10) -> Floats:
     if x.size % blocks == 0:
         return np.median(x.reshape(blocks, -1), axis=1)
     edges = np.arange(blocks + 1) * x.size // blocks
-    return np.array([np.median(x[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    return np.array([np.median(x[a:b]) for a, b in itertools.pairwise(edges)])
 
 
 def mann_kendall_z(x: Floats) -> float:

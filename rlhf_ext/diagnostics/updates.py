@@ -185,7 +185,10 @@ class Controller(Detector):
             "beta is stuck",
             f"Beta has been {beta:.3g} for {self.config.rows} rollouts while the KL is {kl:.3g} {unit}, its target "
             f"{target:.3g}.",
-            (history.evidence("beta", f"no change in {self.config.rows} rollouts"), history.evidence(name, "off target")),
+            (
+                history.evidence("beta", f"no change in {self.config.rows} rollouts"),
+                history.evidence(name, "off target"),
+            ),
         )
 
     def _swings(self, history: History) -> Verdict | None:
