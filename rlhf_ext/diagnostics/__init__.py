@@ -1,11 +1,13 @@
 """Reads the signals of an RLHF run and names the failure, its cause and the cure. Standard library and numpy only."""
 
+from .diagnosis import Diagnosis, diagnose
 from .finding import Cause, Event, Evidence, Finding, Severity
 from .record import METRICS, Metric, Record, RunSettings, Sample
 
 __all__ = [
     "METRICS",
     "Cause",
+    "Diagnosis",
     "Event",
     "Evidence",
     "Finding",
@@ -14,4 +16,5 @@ __all__ = [
     "RunSettings",
     "Sample",
     "Severity",
+    "diagnose",
 ]
