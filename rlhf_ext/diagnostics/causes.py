@@ -30,7 +30,10 @@ def weak_penalty(history: History) -> Cause:
     name, unit, target = distance(history)
     per_nat = 1.0 if name == "kl_ref_seq" else history.level("len_mean")
     optimum, kl, beta = optimum_kl(history), history.level(name), history.level("beta")
-    check, told = None, "Compare score_std^2 / (2 beta^2), the KL at the optimum for Gaussian scores, with the KL wanted."
+    check, told = (
+        None,
+        "Compare score_std^2 / (2 beta^2), the KL at the optimum for Gaussian scores, with the KL wanted.",
+    )
     if optimum is not None and per_nat and kl is not None:
         wanted = kl if target is None else 1.5 * target
         check = optimum / per_nat > wanted

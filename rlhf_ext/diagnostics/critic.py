@@ -173,7 +173,9 @@ class ExplainedVariance(Detector):
             f"The explained variance has been 0 or less for {self.config.rows} rollouts; its median is "
             f"{np.median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
             (
-                history.evidence("explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows),
+                history.evidence(
+                    "explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows
+                ),
                 *history.contrast("value_loss", "score_mean"),
             ),
         )
@@ -196,8 +198,14 @@ class ExplainedVariance(Detector):
 def critic_causes(history: History) -> list[Cause]:
     """Causes of a bad critic in the order in which to try their remedies."""
     settings = history.settings
-    return [_fast_critic(history), _scale(history), _unclipped_gradient(history), _cold_critic(history), _reuse(history)]\
-        + [_tight_clip(history) if (settings.value_clip_range or math.inf) < math.inf else _no_clip()]
+    return [
+        _fast_critic(history),
+        _scale(history),
+        _unclipped_gradient(history),
+        _cold_critic(history),
+        _reuse(history),
+        _tight_clip(history) if (settings.value_clip_range or math.inf) < math.inf else _no_clip(),
+    ]
 
 
 def _fast_critic(history: History) -> Cause:

@@ -80,7 +80,10 @@ class Drift(Detector):
             "KL far above its target",
             f"The KL to the reference is {kl:.3g} {unit}, {kl / target:.2g} times its target of {target:.3g}, and does "
             "not come down.",
-            (history.evidence(name, statistic, before=target), *history.contrast("score_mean", "kl_ref_tok", "len_mean")),
+            (
+                history.evidence(name, statistic, before=target),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
         )
 
     def _without_gain(self, history: History) -> Verdict | None:
@@ -100,7 +103,8 @@ class Drift(Detector):
             "score did not rise.",
             (
                 history.evidence(name, statistic, history.windows.window, change.before, change.after),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean")),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
         )
 
     def note(self, history: History) -> None:
@@ -141,7 +145,10 @@ class Drift(Detector):
             Severity.WARN,
             "KL jump",
             f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {half} rollouts.",
-            (history.evidence(name, statistic, 5, before, now), *history.contrast("score_mean", "kl_ref_tok", "len_mean")),
+            (
+                history.evidence(name, statistic, 5, before, now),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
         )
 
     def causes(self, history: History) -> list[Cause]:

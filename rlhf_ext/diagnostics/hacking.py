@@ -119,7 +119,9 @@ class Hacking(Detector):
             return None
         if corr.after <= self.config.length_corr or corr.after <= corr.before:
             return None
-        return history.evidence("len_mean", f"{growth:.2f} of the reference, correlated {corr.after:.2f} with the score")
+        return history.evidence(
+            "len_mean", f"{growth:.2f} of the reference, correlated {corr.after:.2f} with the score"
+        )
 
     def _variety_sign(self, history: History) -> Evidence | None:
         ratio = history.ratio("distinct2")
@@ -195,7 +197,11 @@ def _out_of_distribution(history: History) -> Cause:
 
 
 def _eos_leak(history: History) -> Cause:
-    penalty, eos, start = history.settings.missing_eos_penalty, history.level("eos_rate"), history.reference("eos_rate")
+    penalty, eos, start = (
+        history.settings.missing_eos_penalty,
+        history.level("eos_rate"),
+        history.reference("eos_rate"),
+    )
     known = penalty is not None and eos is not None and start is not None
     return cause(
         "missing-eos-penalty",

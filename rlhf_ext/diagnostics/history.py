@@ -271,7 +271,12 @@ class History:
         return Change(before, after, mann_kendall_z(block_medians(values)), noise_sd(values))
 
     def evidence(
-        self, name: str, statistic: str, rows: int | None = None, before: float | None = None, after: float | None = None
+        self,
+        name: str,
+        statistic: str,
+        rows: int | None = None,
+        before: float | None = None,
+        after: float | None = None,
     ) -> Evidence:
         """The numbers behind a finding: by default the reference against the level of the last W / 4 rows."""
         rows = rows or self.windows.window // 4
@@ -306,9 +311,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next record is judged by, as plain values."""
-        series = {
-            name: s.buffer[:, s.start : s.end].tolist() for name, s in self._series.items() if s.end > s.start
-        }
+        series = {name: s.buffer[:, s.start : s.end].tolist() for name, s in self._series.items() if s.end > s.start}
         return {
             "rows": self.rows,
             "step": self.step,

@@ -59,13 +59,19 @@ class RewardScale(Detector):
             "reward scale changed",
             f"The spread of the scores went from {before:.3g} to {after:.3g} within {window} rollouts.",
             (
-                history.evidence("score_std", f"{ratio:.2f} of the reference (alarm from {self.config.factor:g}, 1/...)"),
+                history.evidence(
+                    "score_std", f"{ratio:.2f} of the reference (alarm from {self.config.factor:g}, 1/...)"
+                ),
                 *history.contrast("score_mean", "kl_ref_seq", "value_loss"),
             ),
         )
 
     def _shift(self, history: History) -> Verdict | None:
-        change, spread, last = history.change("score_mean"), history.level("score_std"), history.values("score_mean", 10)
+        change, spread, last = (
+            history.change("score_mean"),
+            history.level("score_std"),
+            history.values("score_mean", 10),
+        )
         if change is None or spread is None or last.size < 10:
             return None
         step = float(np.median(last[5:]) - np.median(last[:5]))
@@ -235,7 +241,11 @@ class NoSignal(Detector):
         )
 
     def causes(self, history: History) -> list[Cause]:
-        spread, advantages, gradient = history.latest("score_std"), history.latest("adv_std"), history.latest("grad_norm")
+        spread, advantages, gradient = (
+            history.latest("score_std"),
+            history.latest("adv_std"),
+            history.latest("grad_norm"),
+        )
         constant = None if spread is None else spread <= self.config.nothing
         return [
             cause(

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def block_medians(x: Floats, blocks: int = 10) -> Floats:
     if x.size % blocks == 0:
         return np.median(x.reshape(blocks, -1), axis=1)
     edges = np.arange(blocks + 1) * x.size // blocks
-    return np.array([np.median(x[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    return np.array([np.median(x[a:b]) for a, b in pairwise(edges)])
 
 
 def mann_kendall_z(x: Floats) -> float:

@@ -111,7 +111,9 @@ class LengthCollapse(Detector):
             cause(
                 "value-start",
                 "The critic's first values are biased by position, which PPO answers by ending early.",
-                None if history.settings.critic_warmup_rollouts is None else not history.settings.critic_warmup_rollouts,
+                None
+                if history.settings.critic_warmup_rollouts is None
+                else not history.settings.critic_warmup_rollouts,
                 f"critic_warmup_rollouts {setting(history.settings.critic_warmup_rollouts)}.",
                 "Set critic_warmup_rollouts=10, lam=1.0, or start the critic as the reward model.",
             ),
@@ -166,7 +168,9 @@ class Truncation(Detector):
 
     def _cut(self, history: History) -> Verdict | None:
         eos = history.now("eos_rate")
-        share = history.now("trunc_rate") if history.now("trunc_rate") is not None else None if eos is None else 1 - eos
+        share = (
+            history.now("trunc_rate") if history.now("trunc_rate") is not None else None if eos is None else 1 - eos
+        )
         if share is None or share <= self.config.some:
             return None
         earliest = history.values("trunc_rate", 2 * history.windows.window)
@@ -193,7 +197,11 @@ class Truncation(Detector):
             Severity.WARN,
             "completions no longer end",
             f"The share of completions that end with EOS fell from {start.median:.0%} to {level:.0%}.",
-            (history.evidence("eos_rate", f"fell by {start.median - level:.2f} (alarm from {self.config.eos_drop:g})"),),
+            (
+                history.evidence(
+                    "eos_rate", f"fell by {start.median - level:.2f} (alarm from {self.config.eos_drop:g})"
+                ),
+            ),
         )
 
     def causes(self, history: History) -> list[Cause]:

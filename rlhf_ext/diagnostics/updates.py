@@ -1,4 +1,4 @@
-"""X5 and X6: one rollout moves the policy too far. X16: the controller of beta cannot do its work."""
+"""X5 and X6: one rollout moves the policy too far. X15: gradients spike. X16: the controller of beta fails."""
 
 from dataclasses import dataclass
 
@@ -137,6 +137,73 @@ def update_causes(history: History) -> list[Cause]:
 
 
 @dataclass(frozen=True)
+class SpikeConfig:
+    """
+    Thresholds.
+
+    Args:
+        ratio (`float`): Gradient over the median of the window; healthy public runs reach 9.6.
+        sds (`float`): Robust standard deviations above it.
+        spikes (`int`): That many in a window; single batches happen.
+    """
+
+    ratio: float = 10.0
+    sds: float = 8.0
+    spikes: int = 3
+
+
+class GradientSpikes(Detector):
+    """X15. Gradients that are now and then ten times the usual, for each network on its own."""
+
+    mode = "X15"
+
+    def __init__(self, settings: RunSettings, config: SpikeConfig | None = None) -> None:
+        self.config = config or SpikeConfig()
+        super().__init__(settings)
+
+    def list_rules(self) -> tuple[Rule, ...]:
+        return (
+            Rule("policy", lambda history: self._spikes(history, "grad_norm"), ("grad_norm",)),
+            Rule("critic", lambda history: self._spikes(history, "grad_norm_critic"), ("grad_norm_critic",)),
+        )
+
+    def _spikes(self, history: History, name: str) -> Verdict | None:
+        values = history.values(name, history.windows.window)
+        if values.size < 10:
+            return None
+        median, sd = float(np.median(values)), robust_sd(values)
+        number = int(((values > self.config.ratio * median) & (values > median + self.config.sds * sd)).sum())
+        if number < self.config.spikes or median <= 0:
+            return None
+        return Verdict(
+            Severity.WARN,
+            "gradient spikes",
+            f"{number} gradients of the last {history.windows.window} rollouts were above {self.config.ratio:g} times the "
+            f"median of {median:.3g}; the largest was {values.max():.3g}.",
+            (history.evidence(name, f"{number} spikes (alarm from {self.config.spikes})", history.windows.window),),
+        )
+
+    def causes(self, history: History) -> list[Cause]:
+        limit = history.settings.max_grad_norm
+        return [
+            cause(
+                "outlier-batches",
+                "Single scores or ratios far from the others make the gradient.",
+                None if not history.has("ratio_max") else (history.level("ratio_max") or 0.0) > 10,
+                f"ratio_max {setting(history.level('ratio_max'))}, score_std {setting(history.level('score_std'))}.",
+                "Set score_clip; lower num_iterations.",
+            ),
+            cause(
+                "no-clipping",
+                "The gradient is not clipped.",
+                None if limit is None else not 0 < limit <= 10,
+                f"max_grad_norm {setting(limit)}.",
+                "Set max_grad_norm=1.0.",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
 class ControllerConfig:
     """
     Thresholds.
@@ -185,7 +252,10 @@ class Controller(Detector):
             "beta is stuck",
             f"Beta has been {beta:.3g} for {self.config.rows} rollouts while the KL is {kl:.3g} {unit}, its target "
             f"{target:.3g}.",
-            (history.evidence("beta", f"no change in {self.config.rows} rollouts"), history.evidence(name, "off target")),
+            (
+                history.evidence("beta", f"no change in {self.config.rows} rollouts"),
+                history.evidence(name, "off target"),
+            ),
         )
 
     def _swings(self, history: History) -> Verdict | None:
