@@ -1,13 +1,16 @@
 """Reads the signals of an RLHF run and names the failure, its cause and the cure. Standard library and numpy only."""
 
 from .diagnosis import Diagnosis, diagnose
+from .engine import Diagnostics
 from .finding import Cause, Event, Evidence, Finding, Severity
+from .preflight import preflight
 from .record import METRICS, Metric, Record, RunSettings, Sample
 
 __all__ = [
     "METRICS",
     "Cause",
     "Diagnosis",
+    "Diagnostics",
     "Event",
     "Evidence",
     "Finding",
@@ -17,4 +20,5 @@ __all__ = [
     "Sample",
     "Severity",
     "diagnose",
+    "preflight",
 ]

@@ -32,11 +32,13 @@ class Episode(NamedTuple):
         finding ([`Finding`]): As it was at its worst.
         opened (`int`): Step.
         closed (`int`, *optional*): Step; `None` if it was open when the log ended.
+        follows (`str`, *optional*): Mode of the finding that this one is a consequence of.
     """
 
     finding: Finding
     opened: int
     closed: int | None
+    follows: str | None = None
 
 
 class MappedKey(NamedTuple):
@@ -110,7 +112,8 @@ class Diagnosis:
         data["mapping"] = [key._asdict() for key in self.mapping]
         data["events"] = [{"kind": e.kind, "step": e.step, "finding": e.finding.as_dict()} for e in self.events]
         data["episodes"] = [
-            {"opened": e.opened, "closed": e.closed, "finding": e.finding.as_dict()} for e in self.episodes
+            {"opened": e.opened, "closed": e.closed, "follows": e.follows, "finding": e.finding.as_dict()}
+            for e in self.episodes
         ]
         return json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -178,7 +181,7 @@ def diagnose(
         first_step=curves.first_step,
         last_step=curves.last_step,
         segments=found.segments,
-        episodes=_episodes(events, engine.open_findings),
+        episodes=_episodes(events, engine.groups),
         events=tuple(events),
         abstentions={mode: tuple(missing) for mode, missing in engine.abstentions.items()},
         mapping=_mapping(mapped, curves),
@@ -190,7 +193,7 @@ def diagnose(
     )
 
 
-def _episodes(events: list[Event], still_open: list[Finding]) -> tuple[Episode, ...]:
+def _episodes(events: list[Event], groups: list[tuple[Finding, ...]]) -> tuple[Episode, ...]:
     """A mode has one finding at a time, so that its events follow one another: opened, escalated, closed."""
     going: dict[str, Episode] = {}
     ended: list[Episode] = []
@@ -201,9 +204,12 @@ def _episodes(events: list[Event], still_open: list[Finding]) -> tuple[Episode, 
         else:
             opened = going[mode].opened if mode in going else event.step
             going[mode] = Episode(event.finding, opened, None)
-    order = [finding.mode for finding in still_open]
-    open_ones = sorted(going.values(), key=lambda episode: order.index(episode.finding.mode))
     ended.sort(key=lambda episode: (-episode.finding.severity, episode.opened))
+    open_ones = [
+        going[finding.mode]._replace(follows=None if finding is group[0] else group[0].mode)
+        for group in groups
+        for finding in group
+    ]
     return (*open_ones, *ended)
 
 

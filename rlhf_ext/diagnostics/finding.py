@@ -88,6 +88,17 @@ class Finding:
         """Plain values, for JSON."""
         return asdict(self) | {"severity": self.severity.name, "samples": [s._asdict() for s in self.samples]}
 
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Finding":
+        """The finding that [`~Finding.as_dict`] wrote."""
+        parts = {
+            "severity": Severity[plain["severity"]],
+            "evidence": tuple(Evidence(**item) for item in plain["evidence"]),
+            "causes": tuple(Cause(**item) for item in plain["causes"]),
+            "samples": tuple(Sample(**item) for item in plain["samples"]),
+        }
+        return cls(**plain | parts)
+
 
 @dataclass(frozen=True)
 class Event:

@@ -22,9 +22,13 @@ METRICS: dict[str, Metric] = {
     "beta": Metric("score/nat", "weight of the KL penalty"),
     "kl_update": Metric("nats/token", "KL of the policy to the one that made the rollout"),
     "entropy_tok": Metric("nats/token", "entropy of the policy"),
+    "ref_nll": Metric("nats/token", "-log-probability of the completions under the reference"),
     "score_mean": Metric("score", "mean of what the reward model said"),
     "score_std": Metric("score", "spread of the scores in the rollout"),
     "score_max": Metric("score", "largest score"),
+    "score_max_frac": Metric("1", "share of scores within 1 % of the spread of the largest"),
+    "rm_disagreement": Metric("score", "spread of several reward models over the same completion, mean"),
+    "rm_outlier_frac": Metric("1", "share of completions outside what the reward model was trained on"),
     "reward_mean": Metric("score", "mean of score minus KL penalty"),
     "quality": Metric("quality", "held-out quality that training does not see"),
     "eval_score": Metric("score", "mean score on held-out prompts"),
@@ -113,14 +117,18 @@ class RunSettings:
         kl_target (`float`, *optional*): Target of the KL controller, in nats per `kl_unit`.
         kl_unit (`str`, *optional*): `"sequence"` or `"token"`.
         kl_controller (`str`, *optional*): Kind of the controller.
+        beta (`float`, *optional*): Weight of the KL penalty at the start; `None` also where it is found from the scores.
         num_epochs (`int`, *optional*): PPO epochs over each rollout.
         rollout_size (`int`, *optional*): Completions per rollout.
         max_completion_length (`int`, *optional*): Tokens.
         epsilon (`float`, *optional*): Clip range of the ratio.
         learning_rate, critic_learning_rate (`float`, *optional*): Peak rates.
+        critic_warmup_rollouts (`int`, *optional*): First rollouts during which only the critic is trained.
         max_grad_norm (`float`, *optional*): Norm the gradient is clipped to.
         entropy_coef (`float`, *optional*): Weight of the entropy bonus.
         value_clip_range (`float`, *optional*): Clip range of the value loss; infinity where clipping is off.
+        score_clip (`float`, *optional*): Scores are clipped to this distance from 0; infinity where they are not.
+        missing_eos_penalty (`float`, *optional*): Subtracted from a score without EOS; 0 where nothing is.
         temperature (`float`, *optional*): Sampling temperature.
         dtype (`str`, *optional*): Precision of the forward pass, such as `"float32"`.
     """
@@ -129,14 +137,18 @@ class RunSettings:
     kl_target: float | None = None
     kl_unit: str | None = None
     kl_controller: str | None = None
+    beta: float | None = None
     num_epochs: int | None = None
     rollout_size: int | None = None
     max_completion_length: int | None = None
     epsilon: float | None = None
     learning_rate: float | None = None
     critic_learning_rate: float | None = None
+    critic_warmup_rollouts: int | None = None
     max_grad_norm: float | None = None
     entropy_coef: float | None = None
     value_clip_range: float | None = None
+    score_clip: float | None = None
+    missing_eos_penalty: float | None = None
     temperature: float | None = None
     dtype: str | None = None

@@ -30,7 +30,7 @@ def as_html(diagnosis: Diagnosis) -> str:
     style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     body = [
         _head(diagnosis),
-        *(_episode(diagnosis, episode, i == 0) for i, episode in enumerate(diagnosis.episodes)),
+        *(_episode(diagnosis, episode) for episode in diagnosis.episodes),
         _curves(diagnosis),
         _missing(diagnosis),
         _reading(diagnosis),
@@ -64,17 +64,17 @@ def _head(diagnosis: Diagnosis) -> str:
     )
 
 
-def _episode(diagnosis: Diagnosis, episode: Episode, first: bool) -> str:
+def _episode(diagnosis: Diagnosis, episode: Episode) -> str:
     finding = episode.finding
     kind = finding.severity.name.lower()
     end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
-    primary = '<span class="badge">primary</span>' if first and episode.closed is None else ""
+    follows = f", a consequence of {episode.follows}" if episode.follows else ""
     metrics = dict.fromkeys(evidence.metric for evidence in finding.evidence)
     plots = "".join(_figure(diagnosis, name) for name in metrics if name in diagnosis.curves)
     return (
-        f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>{primary} '
+        f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>'
         f'{escape(finding.title)} <small>{escape(finding.mode)}</small></h2><p class="when">From step '
-        f"{episode.opened}, {end}.</p><p>{escape(finding.summary)}</p>{_evidence(finding.evidence)}"
+        f"{episode.opened}, {end}{escape(follows)}.</p><p>{escape(finding.summary)}</p>{_evidence(finding.evidence)}"
         f'<div class="plots">{plots}</div>{_causes(finding.causes)}{_samples(finding.samples)}</section>'
     )
 

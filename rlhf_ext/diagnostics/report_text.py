@@ -20,7 +20,7 @@ _SAMPLE_CHARACTERS = 240
 def as_text(diagnosis: Diagnosis) -> str:
     """Findings first, the primary one foremost; then what could not be judged, and how the log was read."""
     parts = [_head(diagnosis)]
-    parts += [_episode(episode, primary=i == 0) for i, episode in enumerate(diagnosis.episodes)]
+    parts += [_episode(episode) for episode in diagnosis.episodes]
     if not diagnosis.episodes:
         parts.append("No finding.")
     parts += [_missing(diagnosis), _reading(diagnosis)]
@@ -48,11 +48,13 @@ def _head(diagnosis: Diagnosis) -> str:
     return f"{diagnosis.path}\n{diagnosis.kind}, logged by {diagnosis.framework}: {count}, {steps}."
 
 
-def _episode(episode: Episode, primary: bool) -> str:
+def _episode(episode: Episode) -> str:
     finding = episode.finding
     end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
     title = f"{finding.severity.name} {finding.mode}: {finding.title} (from step {episode.opened}, {end})"
-    lines = [f"{'PRIMARY ' if primary and episode.closed is None else ''}{title}", *_wrap(finding.summary, "  ")]
+    if episode.follows:
+        title += f", a consequence of {episode.follows}"
+    lines = [title, *_wrap(finding.summary, "  ")]
     lines += [f"    {evidence_line(evidence)}" for evidence in finding.evidence]
     if finding.causes:
         lines.append("  Causes:")

@@ -1,0 +1,131 @@
+"""M2: the outputs become uniform."""
+
+from dataclasses import dataclass
+
+from . import causes
+from .detector import Detector, Rule, Verdict
+from .finding import Cause, Severity
+from .history import History
+from .record import RunSettings
+from .signals import describe, quality_improves, score_improves
+
+
+@dataclass(frozen=True)
+class CollapseConfig:
+    """
+    Thresholds.
+
+    Args:
+        low (`float`): Entropy over that of the reference; healthy runs end at 0.11 to 0.36, so it needs more.
+        trend (`float`): Block-median z of a fall, one-sided 0.5 %.
+        drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
+        duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt.
+        many_duplicates (`float`): From here the output is destroyed, whatever the score says.
+        duplicates_growth (`float`): Duplicates over those of the reference: tasks with few right answers have some.
+        low_distinct (`float`): Distinct word pairs over those of the reference, at like length.
+        like_length (`float`): Ratio of lengths within which distinct-2, which falls with length, may be compared.
+        explosion (`float`): Entropy over that of the reference that, with a falling score, is the opposite failure.
+    """
+
+    low: float = 0.3
+    trend: float = 2.58
+    drop: float = 0.8
+    duplicates: float = 0.1
+    many_duplicates: float = 0.5
+    duplicates_growth: float = 2.0
+    low_distinct: float = 0.5
+    like_length: float = 1.25
+    explosion: float = 1.5
+
+
+class Collapse(Detector):
+    """M2. By the outcome (duplicates, distinct-2), or by an entropy that falls while the score stands still."""
+
+    mode = "M2"
+
+    def __init__(self, settings: RunSettings, config: CollapseConfig | None = None) -> None:
+        self.config = config or CollapseConfig()
+        super().__init__(settings)
+
+    def list_rules(self) -> tuple[Rule, ...]:
+        return (
+            Rule("duplicates", self._duplicates, ("dup_frac",), windows=0.0, on="dup_frac", patience=2),
+            Rule("distinct", self._distinct, ("distinct2",), windows=0.5, on="distinct2", patience=2),
+            Rule("entropy", self._entropy, ("entropy_tok", "score_mean")),
+            Rule("explosion", self._explosion, ("entropy_tok", "score_mean")),
+        )
+
+    def _duplicates(self, history: History) -> Verdict | None:
+        share, reference = history.now("dup_frac"), history.reference("dup_frac")
+        if share is None or share <= self.config.duplicates:
+            return None
+        if reference is not None and share < self.config.duplicates_growth * reference.median:
+            return None
+        many = share > self.config.many_duplicates
+        statistic = f"dup_frac = {share:.2f} (alarm above {self.config.duplicates:g})"
+        return Verdict(
+            Severity.CRITICAL if many else Severity.WARN,
+            "the same answer to different prompts",
+            f"{share:.0%} of the completions stand word for word under another prompt too.",
+            (
+                history.evidence("dup_frac", statistic, 1, after=share),
+                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+            ),
+        )
+
+    def _distinct(self, history: History) -> Verdict | None:
+        pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
+        if pairs is None or reference is None or pairs >= self.config.low_distinct * reference.median:
+            return None
+        if length is not None and not 1 / self.config.like_length <= length <= self.config.like_length:
+            return None
+        statistic = f"{pairs / reference.median:.2f} of the reference (alarm below {self.config.low_distinct:g})"
+        return Verdict(
+            Severity.WARN,
+            "less and less variety",
+            f"Distinct word pairs fell from {reference.median:.2f} to {pairs:.2f} of all, at like length.",
+            (
+                history.evidence("distinct2", statistic, 1, after=pairs),
+                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+            ),
+        )
+
+    def _entropy(self, history: History) -> Verdict | None:
+        ratio, change = history.ratio("entropy_tok"), history.change("entropy_tok")
+        if ratio is None or ratio >= self.config.low or change is None:
+            return None
+        if change.z >= -self.config.trend or change.after > self.config.drop * change.before:
+            return None
+        if score_improves(history) or quality_improves(history):
+            return None
+        statistic = f"{ratio:.2f} of the reference (alarm below {self.config.low:g}), trend z = {change.z:.2f}"
+        return Verdict(
+            Severity.WARN,
+            "entropy falls without gain",
+            f"The entropy went {describe(change, 'nats/token')} within {history.windows.window} rollouts, to "
+            f"{ratio:.0%} of its start, and the score did not rise.",
+            (history.evidence("entropy_tok", statistic), *history.contrast("score_mean", "kl_ref_seq", "len_mean")),
+        )
+
+    def _explosion(self, history: History) -> Verdict | None:
+        ratio, score = history.ratio("entropy_tok"), history.change("score_mean")
+        if ratio is None or ratio <= self.config.explosion or score is None or not score.fell:
+            return None
+        statistic = f"{ratio:.2f} of the reference (alarm above {self.config.explosion:g})"
+        return Verdict(
+            Severity.WARN,
+            "entropy explosion",
+            f"The entropy is {ratio:.2g} times that of the start while the score went {describe(score, 'score')}.",
+            (history.evidence("entropy_tok", statistic), *history.contrast("score_mean", "kl_ref_seq", "len_mean")),
+        )
+
+    def causes(self, history: History) -> list[Cause]:
+        if (history.ratio("entropy_tok") or 0.0) > 1.0:
+            return [causes.large_entropy_bonus(history), causes.large_updates(history)]
+        return [
+            causes.large_updates(history),
+            causes.weak_penalty(history),
+            causes.no_entropy_bonus(history),
+            causes.cold_sampling(history),
+            causes.peaked_reward(history),
+        ]

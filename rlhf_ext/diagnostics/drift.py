@@ -1,0 +1,173 @@
+"""M1: the KL to the reference keeps rising."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import causes
+from .detector import Detector, Rule, Verdict
+from .finding import Cause, Severity
+from .history import History
+from .record import RunSettings
+from .signals import describe, distance, held_out_falls, quality_improves, score_improves, still_beta
+from .statistics import PageHinkley, robust_sd, robust_z
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """
+    Thresholds.
+
+    Args:
+        over_target (`float`): KL over target that a controller should not leave standing; its own overshoot peaks at 1.5
+            in the closed-loop simulations (docs/kl_control.md).
+        far_over_target (`float`): From here the target means nothing any more.
+        trend (`float`): Block-median z of a rise, one-sided 0.5 %.
+        growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
+        least_kl (`float`): Nats per sequence below which a rise is no drift: the policy still writes the reference's text.
+        jump_delta, jump_threshold, jump_cap (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the
+            reference window: half a deviation is tolerated for ever, and at least three rollouts must agree.
+        jump_growth (`float`): Factor within half a window that makes the step matter.
+    """
+
+    over_target: float = 1.5
+    far_over_target: float = 3.0
+    trend: float = 2.58
+    growth: float = 1.25
+    least_kl: float = 1.0
+    jump_delta: float = 0.5
+    jump_threshold: float = 10.0
+    jump_cap: float = 4.0
+    jump_growth: float = 2.0
+
+
+class Drift(Detector):
+    """
+    M1. Above its target, or rising without gain where there is none, or jumping. A KL that rises to its target, or while
+    the score rises, is what PPO does.
+    """
+
+    mode = "M1"
+
+    def __init__(self, settings: RunSettings, config: DriftConfig | None = None) -> None:
+        self.config = config = config or DriftConfig()
+        self._jump = PageHinkley(config.jump_delta, config.jump_threshold, config.jump_cap)
+        self._steps: list[float] = []
+        self._scale: tuple[float, float] | None = None
+        super().__init__(settings)
+
+    def list_rules(self) -> tuple[Rule, ...]:
+        needs = ("kl_ref_seq|kl_ref_tok",)
+        return (
+            Rule("target", self._above_target, needs, windows=0.25),
+            Rule("no-gain", self._without_gain, (*needs, "score_mean")),
+            Rule("jump", self._jumped, needs, windows=0.75),
+        )
+
+    def _above_target(self, history: History) -> Verdict | None:
+        name, unit, target = distance(history)
+        kl, change = history.level(name), history.change(name, history.windows.window // 2)
+        if target is None or kl is None or kl <= self.config.over_target * target:
+            return None
+        if change is not None and change.z < -1.28:
+            return None
+        far = kl > self.config.far_over_target * target or still_beta(history, history.windows.window // 4)
+        severity = Severity.CRITICAL if far and held_out_falls(history) else Severity.WARN
+        statistic = f"KL / target = {kl / target:.2g} (alarm above {self.config.over_target:g})"
+        return Verdict(
+            severity,
+            "KL far above its target",
+            f"The KL to the reference is {kl:.3g} {unit}, {kl / target:.2g} times its target of {target:.3g}, and does "
+            "not come down.",
+            (
+                history.evidence(name, statistic, before=target),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
+        )
+
+    def _without_gain(self, history: History) -> Verdict | None:
+        name, unit, target = distance(history)
+        change = history.change(name)
+        if change is None or (target is not None and change.after <= target) or quality_improves(history):
+            return None
+        grown = change.before <= 0 or change.after > self.config.growth * change.before
+        least = self.config.least_kl if name == "kl_ref_seq" else 0.0
+        if change.z <= self.config.trend or not grown or change.after < least or score_improves(history):
+            return None
+        statistic = f"trend z = {change.z:.2f} (alarm above {self.config.trend:g})"
+        return Verdict(
+            Severity.WARN,
+            "drift without gain",
+            f"Within {history.windows.window} rollouts the KL to the reference went {describe(change, unit)}, and the "
+            "score did not rise.",
+            (
+                history.evidence(name, statistic, history.windows.window, change.before, change.after),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
+        )
+
+    def note(self, history: History) -> None:
+        """
+        Steps of the distance sqrt(KL), which grows at a steady pace where the KL itself accelerates, standardised by the
+        first W / 2 of them.
+        """
+        name = distance(history).name
+        kl, steps = history.now(name), history.values(name, 2)
+        if kl is None or steps.size < 2 or history.settled <= 0:
+            return
+        step = float(max(steps[1], 0.0) ** 0.5 - max(steps[0], 0.0) ** 0.5)
+        if self._scale is None:
+            self._steps.append(step)
+            if len(self._steps) >= history.windows.reference:
+                self._scale, self._steps = self._standard(self._steps), []
+            return
+        self._jump.update(robust_z(step, *self._scale, floor=0.01))
+
+    @staticmethod
+    def _standard(steps: list[float]) -> tuple[float, float]:
+        values = np.array(steps)
+        return float(np.median(values)), robust_sd(values)
+
+    def _jumped(self, history: History) -> Verdict | None:
+        name, unit, target = distance(history)
+        values, half = history.values(name, history.windows.window // 2), history.windows.window // 2
+        now, before = history.level(name, 5), history.level(name, half)
+        if values.size < half or now is None or before is None or self._jump.excess <= self._jump.threshold:
+            return None
+        least = self.config.least_kl if name == "kl_ref_seq" else 0.0
+        if now < self.config.jump_growth * before or now - before < least or (target is not None and now <= target):
+            return None
+        if score_improves(history, half):
+            return None
+        statistic = f"Page-Hinkley {self._jump.excess:.1f} sd (alarm above {self._jump.threshold:g})"
+        return Verdict(
+            Severity.WARN,
+            "KL jump",
+            f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {half} rollouts.",
+            (
+                history.evidence(name, statistic, 5, before, now),
+                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+            ),
+        )
+
+    def causes(self, history: History) -> list[Cause]:
+        return [
+            causes.weak_penalty(history),
+            causes.large_updates(history),
+            causes.score_scale(history),
+            causes.longer_answers(history),
+            causes.stuck_controller(history),
+            causes.wrong_reference(history),
+            causes.unscaled_temperature(history),
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "scale": self._scale and list(self._scale)}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._jump.load_state_dict(state["jump"])
+        self._steps = list(state["steps"])
+        self._scale = state["scale"] and (state["scale"][0], state["scale"][1])

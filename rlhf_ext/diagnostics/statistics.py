@@ -1,0 +1,165 @@
+"""Robust statistics of short, autocorrelated series: free functions on arrays, and one recursion with state."""
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MAD_TO_SD = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+
+
+@lru_cache(maxsize=4)
+def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of all pairs, the earlier ones first."""
+    return np.triu_indices(n, 1)
+
+
+def block_medians(x: Floats, blocks: int = 10) -> Floats:
+    r"""
+    Medians of `blocks` consecutive pieces whose lengths differ by at most one.
+
+    Args:
+        x (`numpy.ndarray`): Series of shape `(T,)`; with `T <= blocks` it is returned as it is.
+        blocks (`int`, *optional*, defaults to `10`): Number of pieces.
+
+    Returns:
+        `numpy.ndarray`: shape `(min(T, blocks),)`.
+    """
+    if x.size <= blocks:
+        return x
+    if x.size % blocks == 0:
+        return np.median(x.reshape(blocks, -1), axis=1)
+    edges = np.arange(blocks + 1) * x.size // blocks
+    return np.array([np.median(x[a:b]) for a, b in pairwise(edges)])
+
+
+def mann_kendall_z(x: Floats) -> float:
+    r"""
+    Mann-Kendall test for a monotone trend (Mann 1945, Kendall 1975), with the variance corrected for ties:
+
+        `S = sum_{i<j} sign(x_j - x_i)`
+        `var = (n (n-1) (2n+5) - sum_ties t (t-1) (2t+5)) / 18`
+        `z = (S - sign(S)) / sqrt(var)`
+
+    Assumes independent values: give it [`block_medians`] of an autocorrelated series.
+
+    Args:
+        x (`numpy.ndarray`): Series of shape `(T,)`.
+
+    Returns:
+        `float`: standard normal without a trend, positive for a rise; 0 for fewer than 3 values or a constant.
+    """
+    n = x.size
+    if n < 3:
+        return 0.0
+    earlier, later = _pairs(n)
+    s = float(np.sign(x[later] - x[earlier]).sum())
+    ties = np.unique(x, return_counts=True)[1].astype(float)
+    var = (n * (n - 1) * (2 * n + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    return (s - math.copysign(1.0, s)) / math.sqrt(var) if s != 0 and var > 0 else 0.0
+
+
+def trend_z(x: Floats, blocks: int = 10) -> float:
+    """Mann-Kendall z of the block medians: blocks longer than the correlation make it honest (see docs/diagnostics.md)."""
+    return mann_kendall_z(block_medians(x, blocks))
+
+
+def theil_sen(x: Floats, at: Floats | None = None) -> float:
+    r"""
+    Median of the slopes between all pairs (Theil 1950, Sen 1968), `median_{i<j} (x_j - x_i) / (t_j - t_i)`.
+
+    Args:
+        x (`numpy.ndarray`): Series of shape `(T,)`.
+        at (`numpy.ndarray`, *optional*): Abscissa of shape `(T,)`; pairs at the same place are left out. Defaults to
+            `0, 1, ...`
+
+    Returns:
+        `float`: slope per unit of `at`; 0 without two different places.
+    """
+    at = np.arange(x.size, dtype=float) if at is None else at
+    i, j = _pairs(x.size)
+    gap = at[j] - at[i]
+    slopes = (x[j] - x[i])[gap != 0] / gap[gap != 0]
+    return float(np.median(slopes)) if slopes.size else 0.0
+
+
+def robust_sd(x: Floats) -> float:
+    """`1.4826 * median |x - median(x)|`: the standard deviation where the bulk is Gaussian, blind to outliers."""
+    return MAD_TO_SD * float(np.median(np.abs(x - np.median(x)))) if x.size else 0.0
+
+
+def robust_z(value: float, median: float, sd: float, floor: float = 0.0) -> float:
+    """`(value - median) / max(sd, floor)`; 0 where both are 0."""
+    scale = max(sd, floor)
+    return (value - median) / scale if scale > 0 else 0.0
+
+
+def running_median(x: Floats, width: int = 15) -> Floats:
+    r"""
+    Median over `width` values centred on each, the series mirrored at its ends.
+
+    Args:
+        x (`numpy.ndarray`): Series of shape `(T,)`.
+        width (`int`, *optional*, defaults to `15`): Odd; cut to the length of the series.
+
+    Returns:
+        `numpy.ndarray`: shape `(T,)`.
+    """
+    half = min(width // 2, max(x.size - 1, 0))
+    if half == 0:
+        return x.copy()
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, half, mode="reflect"), 2 * half + 1)
+    return np.median(windows, axis=1)
+
+
+def residuals(x: Floats, width: int = 15) -> Floats:
+    """The series minus its running median: what a slow trend leaves."""
+    return x - running_median(x, width)
+
+
+def noise_sd(x: Floats, width: int = 15) -> float:
+    """Robust standard deviation of the residuals: the noise of one value, whatever the trend."""
+    return robust_sd(residuals(x, width))
+
+
+def ratio_to(value: float, reference: float) -> float | None:
+    """`value / reference` where the reference is positive, else `None`: no ratio to nothing."""
+    return value / reference if reference > 0 else None
+
+
+class PageHinkley:
+    r"""
+    Page-Hinkley test for a rise of the mean (Page 1954), on values standardised by a frozen reference:
+
+        `m_t = m_{t-1} + min(z_t, cap) - delta`,  alarm when  `m_t - min_{s<=t} m_s > threshold`
+
+    computed as the equal recursion `u_t = max(0, u_{t-1} + min(z_t, cap) - delta)`.
+
+    Args:
+        delta (`float`): Rise in standard deviations that is tolerated for ever.
+        threshold (`float`): Accumulated excess, in standard deviations, that raises the alarm.
+        cap (`float`): Largest excess a single value may add; `threshold / cap` values are needed at least.
+    """
+
+    def __init__(self, delta: float, threshold: float, cap: float) -> None:
+        self.delta, self.threshold, self.cap = delta, threshold, cap
+        self.excess = 0.0
+
+    def update(self, z: float) -> bool:
+        """Takes the next value; whether the alarm is on."""
+        self.excess = max(0.0, self.excess + min(z, self.cap) - self.delta)
+        return self.excess > self.threshold
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recursion's state."""
+        return {"excess": self.excess}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved state."""
+        self.excess = state["excess"]
