@@ -31,9 +31,21 @@ START, END = "<!-- errors: start -->", "<!-- errors: end -->"
 PHASES = ("generate", "score", "update")
 NANO = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
 NANO |= {"num_key_value_heads": 1}
-WIDE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8, "head_dim": 64}
+WIDE = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+}
 WIDE |= {"num_key_value_heads": 4, "tie_word_embeddings": False}
-DEEP = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 6, "head_dim": 64}
+DEEP = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 6,
+    "head_dim": 64,
+}
 DEEP |= {"num_key_value_heads": 6, "tie_word_embeddings": True}
 
 

@@ -5,8 +5,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .engine import Diagnostics
 from .finding import Event, Finding, Severity
@@ -70,7 +71,8 @@ class Diagnosis:
         rollouts (`int`): Records in it.
         first_step, last_step (`int`): Steps they cover.
         segments (`tuple[Segment]`): Parts of the run, one more for each resume.
-        episodes (`tuple[Episode]`): What was found: open at the end first, in the engine's order, then by severity.
+        episodes (`tuple[Episode]`):
+            What was found: open at the end first, each before its consequences, then closed; worst first.
         events (`tuple[Event]`): The same in the order of time.
         abstentions (`dict[str, tuple[str, ...]]`): Mode or rule -> what it would have needed.
         mapping (`tuple[MappedKey]`): Metrics that were read.
@@ -205,6 +207,8 @@ def _episodes(events: list[Event], groups: list[tuple[Finding, ...]]) -> tuple[E
             opened = going[mode].opened if mode in going else event.step
             going[mode] = Episode(event.finding, opened, None)
     ended.sort(key=lambda episode: (-episode.finding.severity, episode.opened))
+    # A run that is over is read for its worst failure first.
+    groups = sorted(groups, key=lambda group: -max(finding.severity for finding in group))
     open_ones = [
         going[finding.mode]._replace(follows=None if finding is group[0] else group[0].mode)
         for group in groups
@@ -235,7 +239,7 @@ def _notes_on_steps(found: Survey) -> list[str]:
     notes = []
     if found.step_key is None:
         notes.append("No key says the step: rows are numbered instead.")
-    for before, after in zip(found.segments, found.segments[1:], strict=False):
+    for before, after in pairwise(found.segments):
         notes.append(
             f"Steps go back from {before.last_step} to {after.first_step}: taken for a resume. {before.replaced} rows "
             "that were logged again are read from the later part."

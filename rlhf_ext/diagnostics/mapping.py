@@ -30,6 +30,7 @@ _BOOKKEEPING = (
     "eval_model_preparation_time",
 )
 
+
 class Column(NamedTuple):
     """
     A canonical metric and where it comes from.
@@ -107,7 +108,9 @@ def map_keys(survey: Survey, source: Source, given: Mapping[str, str], path: str
             others = {key for pattern in candidates for key in _matches(pattern, present)} - used
             unused |= {key: f"{', '.join(columns[name].keys)} is used for {name}" for key in sorted(others)}
     unmapped = sorted(key for key in present - used - set(unused) if not _is_bookkeeping(key))
-    anchor = next((columns[name].keys[0] for name in ("score_mean", "kl_ref_seq", "kl_ref_tok") if name in columns), None)
+    anchor = next(
+        (columns[name].keys[0] for name in ("score_mean", "kl_ref_seq", "kl_ref_tok") if name in columns), None
+    )
     return KeyMap(framework, tuple(columns.values()), derived, unused, tuple(unmapped), anchor)
 
 

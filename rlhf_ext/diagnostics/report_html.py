@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -47,7 +47,8 @@ def _head(diagnosis: Diagnosis) -> str:
     worst = diagnosis.worst
     kind, verdict = _VERDICTS[worst.name if worst else None]
     if diagnosis.episodes:
-        verdict = f"{verdict}: {diagnosis.episodes[0].finding.title}"
+        worst_title = next(e.finding.title for e in diagnosis.episodes if e.finding.severity == worst)
+        verdict = f"{verdict}: {worst_title}"
     elif diagnosis.abstentions:
         verdict = f"{verdict} in what could be judged"
     facts = {
@@ -73,7 +74,7 @@ def _episode(diagnosis: Diagnosis, episode: Episode) -> str:
     plots = "".join(_figure(diagnosis, name) for name in metrics if name in diagnosis.curves)
     return (
         f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>'
-        f'{escape(finding.title)} <small>{escape(finding.mode)}</small></h2><p class="when">From step '
+        f'{escape(finding.title[:1].upper() + finding.title[1:])} <small>{escape(finding.mode)}</small></h2><p class="when">From step '
         f"{episode.opened}, {end}{escape(follows)}.</p><p>{escape(finding.summary)}</p>{_evidence(finding.evidence)}"
         f'<div class="plots">{plots}</div>{_causes(finding.causes)}{_samples(finding.samples)}</section>'
     )
@@ -161,7 +162,7 @@ def _reading(diagnosis: Diagnosis) -> str:
     )
 
 
-def _table(header: Iterable[str], rows: list[tuple[str, ...]]) -> str:
+def _table(header: Iterable[str], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)

@@ -87,7 +87,12 @@ def _missing(diagnosis: Diagnosis) -> str:
 def _reading(diagnosis: Diagnosis) -> str:
     lines = ["How the log was read:"]
     width = max((len(key.name) for key in diagnosis.mapping), default=0)
+    same = [key.name for key in diagnosis.mapping if key.source == key.name and key.provenance == "exact"]
+    if same:
+        lines += _wrap(f"under their own names: {', '.join(same)}", "  ")
     for key in diagnosis.mapping:
+        if key.name in same:
+            continue
         doubt = f"  [{key.provenance}{': ' + key.reason if key.reason else ''}]" if key.provenance != "exact" else ""
         unit = "" if METRICS[key.name].unit == "1" else f" ({key.unit})"
         lines.append(f"  {key.name:<{width}} <- {key.source}{unit}{doubt}")
@@ -99,6 +104,4 @@ def _reading(diagnosis: Diagnosis) -> str:
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False
-    )
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False)

@@ -18,7 +18,6 @@ _OTHER_NAMES = {
 }
 
 
-
 def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     Fields of [`RunSettings`] that a configuration gives.

@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,7 @@ def survey(source: Source, path: str) -> Survey:
     Raises:
         ValueError: If it has no rows.
     """
-    step_key = _step_key([row for row in islice(source.read(), _HEAD)])
+    step_key = _step_key(list(islice(source.read(), _HEAD)))
     counts: Counter[str] = Counter()
     steps = array("q")
     for step, row in numbered(source, step_key):
@@ -105,7 +105,7 @@ def _resumes(steps: np.ndarray) -> tuple[np.ndarray, tuple[Segment, ...]]:
     keep = np.ones(len(steps), dtype=bool)
     segments: list[Segment] = []
     limit = np.iinfo(np.int64).max
-    for begin, end in reversed(list(zip(starts, starts[1:], strict=False))):
+    for begin, end in reversed(list(pairwise(starts))):
         part = steps[begin:end]
         keep[begin:end] = part < limit
         replaced = int((part >= limit).sum())

@@ -83,14 +83,17 @@ def _smaller_weights(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings
     policy = settings.policy
     if settings.on_gpu and policy.dtype == torch.float32:
         halves = {"policy": replace(policy, dtype=torch.bfloat16)}
-        rewards = [replace(m, architecture=replace(m.architecture, dtype=torch.bfloat16)) for m in settings.reward_models]
+        rewards = [
+            replace(m, architecture=replace(m.architecture, dtype=torch.bfloat16)) for m in settings.reward_models
+        ]
         if settings.critic_trunk is not None:
             halves["critic_trunk"] = replace(settings.critic_trunk, dtype=torch.bfloat16)
         yield "dtype: bfloat16", replace(settings, reward_models=tuple(rewards), **halves)
     if policy.adapter is not None and policy.quantization is None:
         four = {"quantization": "4bit", "double_quantization": True, "adapter_dtype": torch.bfloat16}
         models = tuple(
-            replace(m, architecture=replace(m.architecture, **four)) if m.attached else m for m in settings.reward_models
+            replace(m, architecture=replace(m.architecture, **four)) if m.attached else m
+            for m in settings.reward_models
         )
         quantized = replace(settings, policy=replace(policy, **four), reward_models=models)
         yield "load_in_4bit: true (with use_bnb_nested_quant: true)", quantized

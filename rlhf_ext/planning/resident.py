@@ -77,7 +77,9 @@ def _weights(settings: PlanSettings) -> list[Part]:
     for model in settings.reward_models:
         every = parameters_of(model.architecture)
         if model.attached:
-            sizes.append(("reward model", "adapter", stored_bytes(model.architecture, [p for p in every if p.adapter])))
+            sizes.append(
+                ("reward model", "adapter", stored_bytes(model.architecture, [p for p in every if p.adapter]))
+            )
         else:
             sizes.append(("reward model", "weights", stored_bytes(model.architecture)))
     on_host = settings.offload == "all"
@@ -95,9 +97,7 @@ def _buffers(settings: PlanSettings) -> list[Part]:
     """DistributedDataParallel copies every gradient into buckets of its own (`gradient_as_bucket_view=False`)."""
     if settings.num_gpus == 1 or settings.zero_stage:
         return []
-    return [
-        Part(role, "DDP buckets", formulas.gradient_bytes(p)) for role, p in trained_parameters(settings).items()
-    ]
+    return [Part(role, "DDP buckets", formulas.gradient_bytes(p)) for role, p in trained_parameters(settings).items()]
 
 
 def _rollout(settings: PlanSettings) -> Part:

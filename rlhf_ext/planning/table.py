@@ -28,7 +28,9 @@ def as_text(plan: MemoryPlan, changes: list[Change], notes: list[str]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [f"{name} {_per_process(plan)}, at the highest moment of each phase", ""]
     for row in rows:
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     lines += ["", *(f"{phase}: highest at {plan.phase(phase).name}" for phase in PHASES)]
     lines.append(f"peak: {_number(plan.peak.bytes, unit)} {name} in {plan.peak.phase} ({plan.peak.name})")

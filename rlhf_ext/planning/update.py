@@ -33,7 +33,11 @@ class _Update:
             so_far = {role: partitioned(size, self.settings, 2) for role, size in self.gradients.items()}
         elif self.accumulates:
             so_far = self.gradients
-        return "update", name, [*self.weights, *(Part(role, "gradients", size) for role, size in so_far.items()), *parts]
+        return (
+            "update",
+            name,
+            [*self.weights, *(Part(role, "gradients", size) for role, size in so_far.items()), *parts],
+        )
 
 
 def critic_trunk(settings: PlanSettings) -> Architecture | None:
@@ -86,11 +90,19 @@ def _lm_head_backward(update: _Update) -> list[tuple[str, str, list[Part]]]:
     settings = update.settings
     policy, tokens = settings.policy, scored_tokens(settings)
     head = formulas.lm_head_backward_bytes(tokens, policy, settings.compute_dtype, settings.on_gpu)
-    kept = Part("policy", "activations", update.trace.saved + formulas.hidden_bytes(settings.micro_batch, settings.length, policy))
+    kept = Part(
+        "policy",
+        "activations",
+        update.trace.saved + formulas.hidden_bytes(settings.micro_batch, settings.length, policy),
+    )
     own = _head_gradient(update)
     so_far = {"policy": own, "critic": update.gradients["critic"]}
     beside = Part("policy", "gradients", own if update.accumulates else 0)
-    return [update.moment("LM head, backward", so_far, kept, *update.saved_by_heads, Part("policy", "LM head", head), beside)]
+    return [
+        update.moment(
+            "LM head, backward", so_far, kept, *update.saved_by_heads, Part("policy", "LM head", head), beside
+        )
+    ]
 
 
 def _trunk_backward(update: _Update) -> list[tuple[str, str, list[Part]]]:
@@ -101,9 +113,7 @@ def _trunk_backward(update: _Update) -> list[tuple[str, str, list[Part]]]:
     waiting = Part("policy", "gradients", own if tied and update.accumulates else 0)
     embedding = Part("policy", "gradients", own if tied else 0)
     return [
-        update.moment(
-            "policy's trunk, backward", so_far, Part("policy", "activations", trace.backward), waiting
-        ),
+        update.moment("policy's trunk, backward", so_far, Part("policy", "activations", trace.backward), waiting),
         update.moment("gradient of the embedding", total, embedding, waiting),
     ]
 

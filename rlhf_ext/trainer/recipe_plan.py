@@ -194,7 +194,9 @@ def longest_prompt(dataset: str | None, split: str, config: str | None, args: PP
     """
     remedy = "give the longest prompt, in tokens, with --prompt_length"
     if not dataset or not Path(dataset).expanduser().exists():
-        raise ValueError(f"dataset_name={dataset!r} is not on this machine, so its prompts cannot be counted: {remedy}")
+        raise ValueError(
+            f"dataset_name={dataset!r} is not on this machine, so its prompts cannot be counted: {remedy}"
+        )
     prompts = load_data(dataset, split, config)["prompt"]
     try:
         tokenizer = load_tokenizer(model, args.trust_remote_code)

@@ -64,9 +64,7 @@ def trainer_state(path: Path) -> Source:
             # TRL's online trainers write null for a metric that was NaN throughout.
             yield Row(numbers(data, null=math.nan))
 
-    source = Source("transformers trainer_state.json", read)
-    source.note("The Trainer hides a NaN loss by default (logging_nan_inf_filter): trust grad_norm for that.")
-    return source
+    return Source("transformers trainer_state.json", read)
 
 
 def array_objects(path: Path, opening: str) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,9 @@ def lines(path: Path) -> Iterator[str]:
         while line := file.readline(LONGEST_LINE):
             count += 1
             if len(line) == LONGEST_LINE:
-                raise ValueError(f"{path}: line {count} is longer than {LONGEST_LINE >> 20} MiB; a log has short rows.")
+                raise ValueError(
+                    f"{path}: line {count} is longer than {LONGEST_LINE >> 20} MiB; a log has short rows."
+                )
             yield line
 
 
