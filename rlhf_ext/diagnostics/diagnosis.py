@@ -72,7 +72,7 @@ class Diagnosis:
         first_step, last_step (`int`): Steps they cover.
         segments (`tuple[Segment]`): Parts of the run, one more for each resume.
         episodes (`tuple[Episode]`):
-            What was found: open at the end first, each before its consequences, then closed; worst first.
+            What was found, the worst first and each before its consequences; open at the end before closed.
         events (`tuple[Event]`): The same in the order of time.
         abstentions (`dict[str, tuple[str, ...]]`): Mode or rule -> what it would have needed.
         mapping (`tuple[MappedKey]`): Metrics that were read.
@@ -198,23 +198,21 @@ def diagnose(
 def _episodes(events: list[Event], groups: list[tuple[Finding, ...]]) -> tuple[Episode, ...]:
     """A mode has one finding at a time, so that its events follow one another: opened, escalated, closed."""
     going: dict[str, Episode] = {}
-    ended: list[Episode] = []
+    ended: list[tuple[Episode, ...]] = []
     for event in events:
         mode = event.finding.mode
         if event.kind == "closed":
-            ended.append(going.pop(mode)._replace(closed=event.step))
+            ended.append((going.pop(mode)._replace(closed=event.step),))
         else:
             opened = going[mode].opened if mode in going else event.step
             going[mode] = Episode(event.finding, opened, None)
-    ended.sort(key=lambda episode: (-episode.finding.severity, episode.opened))
-    # A run that is over is read for its worst failure first.
-    groups = sorted(groups, key=lambda group: -max(finding.severity for finding in group))
-    open_ones = [
-        going[finding.mode]._replace(follows=None if finding is group[0] else group[0].mode)
+    still_open = [
+        tuple(going[f.mode]._replace(follows=None if f is group[0] else group[0].mode) for f in group)
         for group in groups
-        for finding in group
     ]
-    return (*open_ones, *ended)
+    # A run that is over is read for its worst failure first.
+    ranked = sorted([*still_open, *ended], key=lambda group: -max(episode.finding.severity for episode in group))
+    return tuple(episode for group in ranked for episode in group)
 
 
 def _mapping(keys: KeyMap, curves: "_Curves") -> tuple[MappedKey, ...]:

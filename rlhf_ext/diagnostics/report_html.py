@@ -70,11 +70,13 @@ def _episode(diagnosis: Diagnosis, episode: Episode) -> str:
     kind = finding.severity.name.lower()
     end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
     follows = f", a consequence of {episode.follows}" if episode.follows else ""
+    title = finding.title[:1].upper() + finding.title[1:]
     metrics = dict.fromkeys(evidence.metric for evidence in finding.evidence)
     plots = "".join(_figure(diagnosis, name) for name in metrics if name in diagnosis.curves)
     return (
         f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>'
-        f'{escape(finding.title[:1].upper() + finding.title[1:])} <small>{escape(finding.mode)}</small></h2><p class="when">From step '
+        f"{escape(title)} <small>{escape(finding.mode)}</small></h2>"
+        f'<p class="when">From step '
         f"{episode.opened}, {end}{escape(follows)}.</p><p>{escape(finding.summary)}</p>{_evidence(finding.evidence)}"
         f'<div class="plots">{plots}</div>{_causes(finding.causes)}{_samples(finding.samples)}</section>'
     )

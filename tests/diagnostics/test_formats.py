@@ -4,8 +4,8 @@ import csv
 import json
 import math
 
-import pytest
 import logs
+import pytest
 
 from rlhf_ext import diagnose
 from rlhf_ext.diagnostics import Record, RunSettings, Sample
@@ -137,7 +137,14 @@ def test_trackio(tmp_path):
     for (_, metrics), step in zip(logged, (2, 4, 6), strict=True):
         metrics["train/global_step"] = step
     logged[1][1]["train/loss/value_avg"] = "NaN"
-    config = {"learning_rate": 3e-6, "num_ppo_epochs": 4, "cliprange": 0.2, "kl_coef": 0.05, "bf16": True, "fp16": False}
+    config = {
+        "learning_rate": 3e-6,
+        "num_ppo_epochs": 4,
+        "cliprange": 0.2,
+        "kl_coef": 0.05,
+        "bf16": True,
+        "fp16": False,
+    }
     path = logs.trackio_project(tmp_path / "project.db", {"one": logged, "two": logged[:1]}, config)
     with pytest.raises(ValueError, match="name one"):
         diagnose(path)
