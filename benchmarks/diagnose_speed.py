@@ -42,6 +42,24 @@ def columns(rows: int) -> dict[str, np.ndarray]:
     return values | {"objective/rlhf_reward": values["objective/scores"] + values["objective/non_score_reward"]}
 
 
+# Where a healthy run stands; half a unit for the rest.
+LEVELS = {"trunc_rate": 0.05, "pg_clipfrac": 0.03, "value_clipfrac": 0.03, "kl_update": 0.004, "dup_frac": 0.01}
+LEVELS |= {"rep4": 0.03, "ratio_first_dev": 1e-6, "score_max_frac": 0.02, "rollout_gap": 0.001, "nonfinite": 0.0}
+LEVELS |= {
+    "eos_rate": 0.95,
+    "len_mean": 40.0,
+    "len_p10": 20.0,
+    "len_p50": 40.0,
+    "len_p90": 60.0,
+    "score_len_corr": 0.1,
+}
+
+
+def level(name: str) -> float:
+    """Of a metric."""
+    return LEVELS.get(name, 0.5)
+
+
 def write_logs(folder: Path, rows: int) -> list[Path]:
     """The same run as the Trainer keeps it, and as our journal with every metric in it."""
     values = {key: column.tolist() for key, column in columns(rows).items()}
@@ -51,8 +69,7 @@ def write_logs(folder: Path, rows: int) -> list[Path]:
     lines = folder / "history.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in history))
     rng = np.random.default_rng(1)
-    noise = dict(zip(METRICS, rng.uniform(0.5, 1, size=(len(METRICS), rows)).tolist(), strict=True))
-    noise["nonfinite"] = [0.0] * rows
+    noise = {name: (level(name) * (1 + 0.05 * rng.normal(size=rows))).tolist() for name in METRICS}
     journal = folder / "diagnostics.jsonl"
     with journal.open("w") as file:
         for i in range(rows):

@@ -253,28 +253,34 @@ class _Curves:
         self.first_step = self.last_step = 0
         self.provenance: dict[str, str] = {}
         self._width = max(1, math.ceil(expected / _BUCKETS))
-        self._points: dict[str, list[list[tuple[int, float]]]] = {}
+        self._recent: dict[str, list[tuple[int, float]]] = {}
+        self._kept: dict[str, list[tuple[int, float]]] = {}
 
     def add(self, record: Record) -> None:
         self.first_step = record.step if not self.rollouts else self.first_step
         self.last_step = record.step
-        bucket = self.rollouts // self._width
         self.rollouts += 1
         self.provenance.update(record.provenance)
         for name, value in record.values.items():
-            buckets = self._points.setdefault(name, [])
-            if len(buckets) <= bucket:
-                buckets.extend([] for _ in range(bucket + 1 - len(buckets)))
-            buckets[bucket] = _extremes([*buckets[bucket], (record.step, value)])
+            if name not in self._recent:
+                self._recent[name], self._kept[name] = [], []
+            self._recent[name].append((record.step, value))
+        if self.rollouts % self._width == 0:
+            self._flush()
+
+    def _flush(self) -> None:
+        for name, points in self._recent.items():
+            self._kept[name] += _extremes(points)
+            points.clear()
 
     def curves(self) -> dict[str, Curve]:
         """Metric -> curve, in the order of `METRICS`."""
-        found = {}
-        for name in METRICS:
-            points = [point for bucket in self._points.get(name, ()) for point in bucket]
-            if points:
-                found[name] = Curve([step for step, _ in points], [value for _, value in points])
-        return found
+        self._flush()
+        return {
+            name: Curve([step for step, _ in self._kept[name]], [value for _, value in self._kept[name]])
+            for name in METRICS
+            if name in self._kept
+        }
 
 
 def _extremes(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 470, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 18, 22
+# Width of a character of a label.
+_CHARACTER = 7
 # A curve that falls by this factor shows nothing of its end on a linear axis.
 _LOG_FROM = 50.0
 
@@ -59,7 +61,7 @@ def plot(
     y = _value_axis(finite, target)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">',
-        *(_band(mark, x) for mark in marks),
+        *_bands(marks, x),
         *_grid(x, y),
         _target(target, y) if target is not None else "",
         *_curve(steps, values, x, y),
@@ -104,10 +106,21 @@ def _grid(x: _Axis, y: _Axis) -> list[str]:
     return parts
 
 
-def _band(mark: Mark, x: _Axis) -> str:
+def _bands(marks: Sequence[Mark], x: _Axis) -> list[str]:
+    """Bands from left to right, their labels beside each other where they begin together."""
+    parts = []
+    free = 0.0
+    for mark in sorted(marks, key=lambda mark: mark.first_step):
+        at = max(x.at(max(mark.first_step, x.low)), free)
+        parts.append(_band(mark, x, at))
+        free = at + _CHARACTER * (len(mark.label) + 1)
+    return parts
+
+
+def _band(mark: Mark, x: _Axis, label_at: float) -> str:
     start, end = x.at(max(mark.first_step, x.low)), x.at(min(mark.last_step, x.high))
     # The label stands inside the plot at either end.
-    anchor, at = ("start", start + 3) if start < _WIDTH - 80 else ("end", start - 3)
+    anchor, at = ("start", label_at) if label_at < _WIDTH - 40 else ("end", _WIDTH - 3.0)
     return (
         f'<g class="{mark.severity.lower()}"><title>{escape(mark.tooltip)}</title>'
         f'<rect class="band" x="{start:.1f}" y="{_TOP}" width="{max(end - start, 2):.1f}" '

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .finding import Cause, Evidence
 from .plots import Mark, plot
 from .record import METRICS, Sample
-from .report_text import short
+from .report_text import SHOWN_IN_FULL, short, when
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis, Episode
@@ -30,7 +30,8 @@ def as_html(diagnosis: Diagnosis) -> str:
     style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     body = [
         _head(diagnosis),
-        *(_episode(diagnosis, episode) for episode in diagnosis.episodes),
+        *(_episode(diagnosis, episode) for episode in diagnosis.episodes[:SHOWN_IN_FULL]),
+        _further(diagnosis.episodes[SHOWN_IN_FULL:]),
         _curves(diagnosis),
         _missing(diagnosis),
         _reading(diagnosis),
@@ -68,17 +69,24 @@ def _head(diagnosis: Diagnosis) -> str:
 def _episode(diagnosis: Diagnosis, episode: Episode) -> str:
     finding = episode.finding
     kind = finding.severity.name.lower()
-    end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
-    follows = f", a consequence of {episode.follows}" if episode.follows else ""
     title = finding.title[:1].upper() + finding.title[1:]
     metrics = dict.fromkeys(evidence.metric for evidence in finding.evidence)
     plots = "".join(_figure(diagnosis, name) for name in metrics if name in diagnosis.curves)
     return (
         f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>'
         f"{escape(title)} <small>{escape(finding.mode)}</small></h2>"
-        f'<p class="when">From step '
-        f"{episode.opened}, {end}{escape(follows)}.</p><p>{escape(finding.summary)}</p>{_evidence(finding.evidence)}"
+        f'<p class="when">{escape(when(episode))}.</p><p>{escape(finding.summary)}</p>'
+        f"{_evidence(finding.evidence)}"
         f'<div class="plots">{plots}</div>{_causes(finding.causes)}{_samples(finding.samples)}</section>'
+    )
+
+
+def _further(episodes: Sequence[Episode]) -> str:
+    if not episodes:
+        return ""
+    rows = [(e.finding.severity.name, e.finding.mode, e.finding.title, when(e), e.finding.summary) for e in episodes]
+    return (
+        f"<section><h2>Further findings</h2>{_table(('severity', 'mode', 'finding', 'when', 'what'), rows)}</section>"
     )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _MARKS = {"confirmed": "[yes]", "open": "[ ? ]", "refuted": "[no] "}
+# A run that fails in many ways is read by its first findings; the others get a line.
+SHOWN_IN_FULL = 8
 # Enough to see what a completion is like.
 _SAMPLE_CHARACTERS = 240
 
@@ -20,7 +22,9 @@ _SAMPLE_CHARACTERS = 240
 def as_text(diagnosis: Diagnosis) -> str:
     """Findings first, the primary one foremost; then what could not be judged, and how the log was read."""
     parts = [_head(diagnosis)]
-    parts += [_episode(episode) for episode in diagnosis.episodes]
+    parts += [_episode(episode) for episode in diagnosis.episodes[:SHOWN_IN_FULL]]
+    if len(diagnosis.episodes) > SHOWN_IN_FULL:
+        parts.append("\n".join(map(_title, diagnosis.episodes[SHOWN_IN_FULL:])))
     if not diagnosis.episodes:
         parts.append("No finding.")
     parts += [_missing(diagnosis), _reading(diagnosis)]
@@ -48,13 +52,21 @@ def _head(diagnosis: Diagnosis) -> str:
     return f"{diagnosis.path}\n{diagnosis.kind}, logged by {diagnosis.framework}: {count}, {steps}."
 
 
+def when(episode: Episode) -> str:
+    """When it was open, and what it follows from."""
+    end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
+    follows = f", a consequence of {episode.follows}" if episode.follows else ""
+    return f"from step {episode.opened}, {end}{follows}"
+
+
+def _title(episode: Episode) -> str:
+    finding = episode.finding
+    return f"{finding.severity.name} {finding.mode}: {finding.title} ({when(episode)})"
+
+
 def _episode(episode: Episode) -> str:
     finding = episode.finding
-    end = "open at the end" if episode.closed is None else f"closed at step {episode.closed}"
-    title = f"{finding.severity.name} {finding.mode}: {finding.title} (from step {episode.opened}, {end})"
-    if episode.follows:
-        title += f", a consequence of {episode.follows}"
-    lines = [title, *_wrap(finding.summary, "  ")]
+    lines = [_title(episode), *_wrap(finding.summary, "  ")]
     lines += [f"    {evidence_line(evidence)}" for evidence in finding.evidence]
     if finding.causes:
         lines.append("  Causes:")
