@@ -47,6 +47,14 @@ def test_a_trainer_state_is_read_in_pieces(tmp_path, monkeypatch):
         assert list(json_files.array_objects(path, '"log_history": [')) == whole
 
 
+@pytest.mark.parametrize("size", range(1, 9))
+def test_what_is_no_object_in_an_array_is_passed_over(size, tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    path.write_text('[1.5, "[", {"a": 1}, [2], null, {"b": {"c": "}"}}]')
+    monkeypatch.setattr(json_files, "_CHUNK", size)
+    assert list(json_files.array_objects(path, "[")) == [{"a": 1}, {"b": {"c": "}"}}]
+
+
 def test_the_last_checkpoint_of_a_folder(tmp_path):
     for last in (2, 10):
         folder = tmp_path / f"checkpoint-{last}"
@@ -173,6 +181,20 @@ def test_wandb_file_across_blocks(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     cut = diagnose(path)
     assert cut.last_step == 58 and any("cut off" in note for note in cut.notes)
+
+
+@pytest.mark.parametrize("left", range(8))
+def test_wandb_records_at_the_end_of_a_block(left, tmp_path):
+    """Fewer than 7 bytes before the end of a block are left empty."""
+
+    def write(length):
+        return logs.wandb_file(tmp_path / "run-a.wandb", [{"x": 1, "text": "x" * length}], {})
+
+    length = 20_000 + 2**15 - left - write(20_000).stat().st_size
+    assert write(length).stat().st_size == 2**15 - left
+    history = [{"x": 1, "text": "x" * length}, {"x": 2}, {"x": 3}]
+    path = logs.wandb_file(tmp_path / "run-a.wandb", history, {})
+    assert rows(path) == [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}]
 
 
 def test_wandb_csv_of_a_history_and_of_a_chart(tmp_path):
