@@ -78,6 +78,8 @@ class NonFinite(Detector):
         )
 
     def _stopped(self, history: History, name: str) -> bool:
+        if history.now(name) is not None:
+            return False
         rows = history.logged(name, self.config.present + self.config.absent)[0]
         return rows.size == self.config.present and rows[-1] == history.rows - self.config.absent - 1
 

@@ -11,7 +11,7 @@ from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 from .signals import distance, still_beta
-from .statistics import robust_sd
+from .statistics import median, robust_sd
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class ClipSaturation(Detector):
             Severity.WARN,
             "many ratios clipped",
             f"{share:.0%} of the tokens are clipped, over {history.windows.window // 4} rollouts.",
+            (history.evidence("pg_clipfrac", f"{share:.2f} (alarm above {self.config.share:g})"),),
             (
-                history.evidence("pg_clipfrac", f"{share:.2f} (alarm above {self.config.share:g})"),
-                *history.contrast("kl_update", "score_mean"),
+                "kl_update",
+                "score_mean",
             ),
         )
 
@@ -90,9 +91,10 @@ class UpdateSize(Detector):
             Severity.WARN if update > self.config.warn else Severity.INFO,
             "updates too large",
             f"One rollout moves the policy by {update:.3g} nats/token.",
+            (history.evidence("kl_update", f"{update:.3g} (alarm above {self.config.warn:g})", 3, after=update),),
             (
-                history.evidence("kl_update", f"{update:.3g} (alarm above {self.config.warn:g})", 3, after=update),
-                *history.contrast("pg_clipfrac", "score_mean"),
+                "pg_clipfrac",
+                "score_mean",
             ),
         )
 
@@ -171,15 +173,15 @@ class GradientSpikes(Detector):
         values = history.values(name, history.windows.window)
         if values.size < 10:
             return None
-        median, sd = float(np.median(values)), robust_sd(values)
-        number = int(((values > self.config.ratio * median) & (values > median + self.config.sds * sd)).sum())
-        if number < self.config.spikes or median <= 0:
+        usual, sd = median(values), robust_sd(values)
+        number = int(((values > self.config.ratio * usual) & (values > usual + self.config.sds * sd)).sum())
+        if number < self.config.spikes or usual <= 0:
             return None
         return Verdict(
             Severity.WARN,
             "gradient spikes",
             f"{number} gradients of the last {history.windows.window} rollouts were above {self.config.ratio:g} times the "
-            f"median of {median:.3g}; the largest was {values.max():.3g}.",
+            f"median of {usual:.3g}; the largest was {values.max():.3g}.",
             (history.evidence(name, f"{number} spikes (alarm from {self.config.spikes})", history.windows.window),),
         )
 
