@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .engine import Diagnostics
 from .finding import Event, Finding, Severity
-from .formats import open_log
+from .formats import Source, open_log
 from .journal import plain
 from .mapping import KeyMap, map_keys
 from .record import METRICS, Record, RunSettings
@@ -163,9 +163,7 @@ def diagnose(
     found = survey(source, str(path))
     mapped = map_keys(found, source, keys or {}, str(path))
     counted = found.counts_of(mapped.anchor)
-    known = {"planned_rollouts": counted} | settings_from(source.config)
-    given = {name: value for name, value in dataclasses.asdict(settings or RunSettings()).items() if value is not None}
-    settings = replace(RunSettings(), **(known | given))
+    settings = _settings(source, counted, settings or RunSettings())
     engine = Diagnostics(settings)
     events: list[Event] = []
     curves = _Curves(counted)
@@ -193,6 +191,13 @@ def diagnose(
         notes=notes,
         curves=curves.curves(),
     )
+
+
+def _settings(source: Source, counted: int, given: RunSettings) -> RunSettings:
+    """What the user says, before what the log says; a run is taken to be as long as its log."""
+    known = {"planned_rollouts": counted} | settings_from(source.config)
+    said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
+    return replace(RunSettings(), **(known | said))
 
 
 def _episodes(events: list[Event], groups: list[tuple[Finding, ...]]) -> tuple[Episode, ...]:
