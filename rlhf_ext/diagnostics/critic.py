@@ -10,7 +10,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .statistics import Floats, residuals, robust_sd, running_median
+from .statistics import Floats, median, residuals, robust_sd, running_median
 
 SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
@@ -107,7 +107,11 @@ class Critic(Detector):
             Severity.CRITICAL if dead else Severity.WARN,
             "value loss oscillates",
             f"The value loss swings by a factor of {math.exp(swing):.2g} from rollout to rollout (healthy: 1.2).",
-            (history.evidence("value_loss", statistic), *history.contrast("explained_var", "score_mean")),
+            (history.evidence("value_loss", statistic),),
+            (
+                "explained_var",
+                "score_mean",
+            ),
         )
 
     def _explodes(self, history: History) -> Verdict | None:
@@ -126,7 +130,11 @@ class Critic(Detector):
             Severity.CRITICAL if explained is not None and explained <= 0 else Severity.WARN,
             "value loss explodes",
             f"The value loss rose from {reference.median:.3g} to {loss:.3g}.",
-            (history.evidence("value_loss", statistic), *history.contrast("explained_var", "score_mean")),
+            (history.evidence("value_loss", statistic),),
+            (
+                "explained_var",
+                "score_mean",
+            ),
         )
 
     def _clips(self, history: History) -> Verdict | None:
@@ -166,17 +174,16 @@ class ExplainedVariance(Detector):
             return None
         long = history.values("explained_var", min(2 * history.windows.window, history.settled))
         enough = history.settled >= 2 * history.windows.window
-        worse = enough and (long <= 0).mean() > self.config.share and np.median(long) <= self.config.worse
+        worse = enough and (long <= 0).mean() > self.config.share and median(long) <= self.config.worse
         return Verdict(
             Severity.CRITICAL if worse else Severity.WARN,
             "the critic explains nothing",
             f"The explained variance has been 0 or less for {self.config.rows} rollouts; its median is "
-            f"{np.median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            f"{median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            (history.evidence("explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows),),
             (
-                history.evidence(
-                    "explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows
-                ),
-                *history.contrast("value_loss", "score_mean"),
+                "value_loss",
+                "score_mean",
             ),
         )
 
@@ -198,14 +205,13 @@ class ExplainedVariance(Detector):
 def critic_causes(history: History) -> list[Cause]:
     """Causes of a bad critic in the order in which to try their remedies."""
     settings = history.settings
-    clips = (settings.value_clip_range or math.inf) < math.inf
     return [
         _fast_critic(history),
         _scale(history),
         _unclipped_gradient(history),
         _cold_critic(history),
         _reuse(history),
-        _tight_clip(history) if clips else _no_clip(),
+        _tight_clip(history) if (settings.value_clip_range or math.inf) < math.inf else _no_clip(),
     ]
 
 

@@ -11,7 +11,7 @@ from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 from .signals import describe, distance, held_out_falls, quality_improves, score_improves, still_beta
-from .statistics import PageHinkley, robust_sd, robust_z
+from .statistics import PageHinkley, median, robust_sd, robust_z
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Drift(Detector):
         self.config = config = config or DriftConfig()
         self._jump = PageHinkley(config.jump_delta, config.jump_threshold, config.jump_cap)
         self._steps: list[float] = []
+        self._last: float | None = None
         self._scale: tuple[float, float] | None = None
         super().__init__(settings)
 
@@ -80,9 +81,11 @@ class Drift(Detector):
             "KL far above its target",
             f"The KL to the reference is {kl:.3g} {unit}, {kl / target:.2g} times its target of {target:.3g}, and does "
             "not come down.",
+            (history.evidence(name, statistic, before=target),),
             (
-                history.evidence(name, statistic, before=target),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -101,9 +104,11 @@ class Drift(Detector):
             "drift without gain",
             f"Within {history.windows.window} rollouts the KL to the reference went {describe(change, unit)}, and the "
             "score did not rise.",
+            (history.evidence(name, statistic, history.windows.window, change.before, change.after),),
             (
-                history.evidence(name, statistic, history.windows.window, change.before, change.after),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -113,10 +118,14 @@ class Drift(Detector):
         first W / 2 of them.
         """
         name = distance(history).name
-        kl, steps = history.now(name), history.values(name, 2)
-        if kl is None or steps.size < 2 or history.settled <= 0:
+        kl = history.now(name)
+        if kl is None or history.settled <= 0:
             return
-        step = float(max(steps[1], 0.0) ** 0.5 - max(steps[0], 0.0) ** 0.5)
+        here, last = max(kl, 0.0) ** 0.5, self._last
+        self._last = here
+        if last is None:
+            return
+        step = here - last
         if self._scale is None:
             self._steps.append(step)
             if len(self._steps) >= history.windows.reference:
@@ -127,7 +136,7 @@ class Drift(Detector):
     @staticmethod
     def _standard(steps: list[float]) -> tuple[float, float]:
         values = np.array(steps)
-        return float(np.median(values)), robust_sd(values)
+        return median(values), robust_sd(values)
 
     def _jumped(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
@@ -145,9 +154,11 @@ class Drift(Detector):
             Severity.WARN,
             "KL jump",
             f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {half} rollouts.",
+            (history.evidence(name, statistic, 5, before, now),),
             (
-                history.evidence(name, statistic, 5, before, now),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -163,11 +174,11 @@ class Drift(Detector):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "scale": self._scale and list(self._scale)}
-        return super().state_dict() | own
+        own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "last": self._last}
+        return super().state_dict() | own | {"scale": self._scale and list(self._scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._jump.load_state_dict(state["jump"])
-        self._steps = list(state["steps"])
+        self._steps, self._last = list(state["steps"]), state["last"]
         self._scale = state["scale"] and (state["scale"][0], state["scale"][1])

@@ -87,9 +87,11 @@ class Hacking(Detector):
             f"The score went from {score.before:.3g} to {score.after:.3g} while {name} fell from its best of "
             f"{fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}. The best checkpoint is the one near step "
             f"{fall.best_step}.",
+            (history.evidence(name, statistic, rows, fall.best, fall.now),),
             (
-                history.evidence(name, statistic, rows, fall.best, fall.now),
-                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
             ),
         )
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .history import Change, History
+from .statistics import MAD_TO_SD, median
 
 FEW_PROBES = 6
 """Held-out values below which no decline is told from noise."""
@@ -72,8 +73,8 @@ def decline(history: History, name: str) -> Decline | None:
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
     best = int(np.argmax(smooth))
     # Differences of neighbours: a running median over so few values would hold much of the noise.
-    noise = 1.4826 * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
-    now = max(float(np.median(values[-3:])), float(np.median(values[-5:])))
+    noise = MAD_TO_SD * median(np.abs(np.diff(values))) / math.sqrt(2)
+    now = max(median(values[-3:]), median(values[-5:]))
     return Decline(float(smooth[best]), now, noise, int(steps[best + 2]))
 
 
