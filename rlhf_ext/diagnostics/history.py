@@ -114,11 +114,7 @@ class _Series:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.buffer = np.empty((3, 2 * capacity))
-        self.end = 0
-
-    @property
-    def start(self) -> int:
-        return max(0, self.end - self.capacity)
+        self.start = self.end = 0
 
     @property
     def last_row(self) -> float:
@@ -128,10 +124,11 @@ class _Series:
     def append(self, row: int, step: int, value: float) -> None:
         if self.end == self.buffer.shape[1]:
             kept = self.buffer[:, self.start : self.end].copy()
-            self.buffer[:, : self.capacity] = kept
-            self.end = self.capacity
+            self.start, self.end = 0, kept.shape[1]
+            self.buffer[:, : self.end] = kept
         self.buffer[:, self.end] = row, step, value
         self.end += 1
+        self.start = max(self.start, self.end - self.capacity)
 
     def since(self, row: int) -> Floats:
         """Rows, steps and values from `row` on, of shape `(3, n)`."""
@@ -218,7 +215,7 @@ class History:
                 self._disturb_critic()
 
     def _freeze_references(self) -> None:
-        for name in self._series.keys() - self._reference.keys():
+        for name in [name for name in self._series if name not in self._reference]:
             series = self._series[name]
             start = max(self.windows.warmup, self._armed.get(name, 0))
             if self.rows >= start + self.windows.reference:
