@@ -126,7 +126,10 @@ class _Series:
             kept = self.buffer[:, self.start : self.end].copy()
             self.start, self.end = 0, kept.shape[1]
             self.buffer[:, : self.end] = kept
-        self.buffer[:, self.end] = row, step, value
+        # One by one: numpy would make an array of a tuple first, and this is called for every number that is logged.
+        self.buffer[0, self.end] = row
+        self.buffer[1, self.end] = step
+        self.buffer[2, self.end] = value
         self.end += 1
         self.start = max(self.start, self.end - self.capacity)
 
@@ -155,6 +158,7 @@ class History:
         self.rows = 0
         self.step = 0
         self.record: Record | None = None
+        self.not_finite: list[str] = []
         self.samples: tuple[Sample, ...] = ()
         self.beta_range: tuple[float, float] | None = None
         self.critic_disturbed = -1_000_000
@@ -178,9 +182,12 @@ class History:
             self._disturb_critic()
         self._note_schedule(record)
         self.record, self.step = record, record.step
-        for name in record.values:
+        self.not_finite = []
+        for name, logged in record.values.items():
             value = record.get(name)
-            if value is not None:
+            if value is None:
+                self.not_finite += [name] if logged is not None else []
+            else:
                 if name not in self._series:
                     self._series[name] = _Series(2 * self.windows.window)
                 self._series[name].append(self.rows, record.step, value)

@@ -49,13 +49,13 @@ class NonFinite(Detector):
 
     def _value(self, history: History) -> Verdict | None:
         assert history.record is not None
-        values = {n: v for n, v in history.record.values.items() if v is not None and n not in UNDEFINED_AT_TIMES}
-        bad = [name for name in values if history.now(name) is None]
+        bad = [name for name in history.not_finite if name not in UNDEFINED_AT_TIMES]
         count = history.now("nonfinite") or 0
         if history.settings.dtype == "float16" and bad == ["grad_norm"] and history.rows <= self.config.scaler_rows:
             return None
         if not bad and count <= 0:
             return None
+        values = history.record.values
         told = ", ".join(f"{name} = {values[name]}" for name in bad) or f"{count:g} numbers of the rollout"
         return Verdict(
             Severity.CRITICAL,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-
 LARGEST = 1e100
 """Beyond it a number is as good as infinite: its square would be."""
 
