@@ -196,6 +196,18 @@ def test_the_reference_is_the_first_half_window_after_warm_up_and_learned_anew_o
     assert history.reference("score_std").median == 1107
 
 
+def test_a_change_is_that_of_the_fifths_of_the_window_without_the_warm_up():
+    history = History(RunSettings(planned_rollouts=200))
+    for row in range(40):
+        history.add(Record(row, {"score_mean": -1000.0 if row < 10 else float(row)}))
+        assert (history.change("score_mean") is None) == (row < 19)
+    # Rows 10 to 39: medians of 10 to 15 and of 34 to 39, although the window of 60 reaches into the warm-up.
+    change = history.change("score_mean", 60)
+    assert (change.before, change.after) == (12.5, 36.5)
+    assert change.z == pytest.approx(44 / math.sqrt(125))
+    assert change.improved and not change.fell and change.growth == 36.5 / 12.5
+
+
 def test_swings_are_turns_of_at_least_the_size_given():
     zigzag = list(itertools.chain(*([0.0, 1.0] for _ in range(4))))
     assert count_swings(np.array(zigzag), 0.9) == 6

@@ -204,6 +204,15 @@ def test_beta_at_a_bound_off_target():
     assert "X16" not in modes(watch(columns, kl_controller="fixed")[1])
 
 
+def test_a_target_in_the_settings_is_enough():
+    columns = healthy()
+    columns["kl_ref_tok"] = 0.02 + noise(rng(), N, 0.001)
+    columns["beta"] = np.maximum(0.3 - 0.005 * TIME, 0.003)
+    del columns["kl_target"]
+    finding = opening(watch(columns, kl_target=0.1, kl_unit="token")[1], "X16").finding
+    assert "0.1" in finding.summary and "nats/token" in finding.summary
+
+
 def test_a_step_of_the_score_is_worth_knowing():
     columns = healthy()
     columns["score_mean"] = columns["score_mean"] - 3 * AT

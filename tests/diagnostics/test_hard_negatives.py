@@ -103,7 +103,7 @@ def test_a_run_that_only_looks_alarming(make):
 
 @pytest.mark.parametrize("n", [50, 100, 240, 400])
 def test_plain_healthy_runs_are_silent(n):
-    for seed in range(3):
+    for seed in range(2):
         _, events = watch(healthy(n, seed), planned_rollouts=n)
         assert modes(events, Severity.INFO) == set()
 
@@ -114,11 +114,12 @@ def test_a_resume_that_repeats_rollouts_and_loses_the_optimizer():
     columns["value_loss"][150:158] *= 12
     again = list(records(columns))
     diagnostics = Diagnostics(settings())
-    events = [e for record in rollouts[:170] + again[150:] for e in diagnostics.observe(record)]
+    events = [e for record in rollouts[:170] + again[150:200] for e in diagnostics.observe(record)]
+    _, steps, losses = diagnostics.history.logged("value_loss", 72)
+    assert steps.tolist() == list(range(149, 201))
+    assert losses[steps == 151] == again[150].values["value_loss"]
+    events += [e for record in again[200:] for e in diagnostics.observe(record)]
     assert modes(events) == set()
-    assert len(diagnostics.history.logged("score_mean", 60)[1]) == len(
-        set(diagnostics.history.logged("score_mean", 60)[1])
-    )
 
 
 def test_a_run_of_unknown_length_is_judged_too():

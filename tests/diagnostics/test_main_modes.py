@@ -5,7 +5,9 @@ import pytest
 import runs
 from runs import check_of, healthy, modes, noise, opening, watch
 
-from rlhf_ext.diagnostics import Severity
+from rlhf_ext.diagnostics import Diagnostics, Record, Sample, Severity
+from rlhf_ext.diagnostics.history import History
+from rlhf_ext.diagnostics.signals import CLEAR_FALL, decline
 
 N = 240
 TIME = np.arange(N)
@@ -215,6 +217,24 @@ def test_a_fall_on_new_prompts_is_overfitting_and_no_proof():
     assert "M3" in modes(events) and "M3" not in modes(events, Severity.CRITICAL)
 
 
+def test_the_best_of_noise_is_no_peak():
+    """Of series without a decline, few may pass the threshold; a naive 1.5 sd would let a third through."""
+    draws = np.random.default_rng(0)
+    passed = {1.5: 0, CLEAR_FALL: 0}
+    for _ in range(100):
+        history, in_a_row = History(runs.settings()), dict.fromkeys(passed, 0)
+        alarmed = set()
+        for row, value in enumerate(draws.normal(0, 1, 48)):
+            history.add(Record(row, {"quality": float(value)}))
+            fall = decline(history, "quality")
+            for sds in passed:
+                in_a_row[sds] = in_a_row[sds] + 1 if fall is not None and fall.in_noise > sds else 0
+                alarmed |= {sds} if in_a_row[sds] >= 3 else set()
+        for sds in alarmed:
+            passed[sds] += 1
+    assert passed[CLEAR_FALL] <= 4 and passed[1.5] >= 20
+
+
 # M4
 
 
@@ -329,8 +349,6 @@ def test_a_mode_without_its_data_abstains_and_says_what_it_lacks(mode, gone, lac
 
 
 def test_samples_are_kept_with_the_finding():
-    from rlhf_ext.diagnostics import Diagnostics, Record, Sample
-
     diagnostics = Diagnostics(runs.settings())
     samples = tuple(Sample(f"p{i}", f"c{i}", float(i)) for i in range(9))
     (event,) = diagnostics.observe(Record(1, {"policy_loss": float("nan")}, samples=samples))
