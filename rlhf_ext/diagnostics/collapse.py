@@ -59,9 +59,9 @@ class Collapse(Detector):
         share, reference = history.now("dup_frac"), history.reference("dup_frac")
         if share is None or share <= self.config.duplicates:
             return None
-        if reference is not None and share < self.config.duplicates_growth * reference.median:
-            return None
         many = share > self.config.many_duplicates
+        if not many and (reference is None or share < self.config.duplicates_growth * reference.median):
+            return None
         statistic = f"dup_frac = {share:.2f} (alarm above {self.config.duplicates:g})"
         return Verdict(
             Severity.CRITICAL if many else Severity.WARN,

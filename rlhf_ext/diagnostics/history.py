@@ -104,8 +104,8 @@ class Change:
 
     @property
     def fell(self) -> bool:
-        """Whether it fell, by both."""
-        return self.z <= -1.28 and self.before - self.after > self.noise
+        """Whether it clearly fell: by trend (one-sided 2.5 %) and by twice the noise of one value."""
+        return self.z <= -1.96 and self.before - self.after > 2 * self.noise
 
 
 class _Series:
