@@ -150,6 +150,11 @@ class History:
 
     Args:
         settings ([`RunSettings`]): What is known of the run.
+
+    Attributes:
+        rows (`int`): Records so far. step (`int`): Step of the latest.
+        is_test_row (`bool`): Whether trends are tested at the latest.
+        critic_disturbed (`int`): Row of the last resume, jump of beta or restart of the learning rate.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -157,6 +162,7 @@ class History:
         self.windows = Windows.of(settings)
         self.rows = 0
         self.step = 0
+        self.is_test_row = False
         self.record: Record | None = None
         self.not_finite: list[str] = []
         self.samples: tuple[Sample, ...] = ()
@@ -193,6 +199,7 @@ class History:
                 self._series[name].append(self.rows, record.step, value)
         self.samples = record.samples or self.samples
         self.rows += 1
+        self.is_test_row = self.settled > 0 and self.rows % self.windows.every == 0
         self._freeze_references()
 
     def rearm(self, names: Iterable[str] | None = None) -> None:
@@ -236,11 +243,6 @@ class History:
     def settled(self) -> int:
         """Rows since the warm-up."""
         return self.rows - self.windows.warmup
-
-    @property
-    def is_test_row(self) -> bool:
-        """Whether trends are tested at this row."""
-        return self.settled > 0 and self.rows % self.windows.every == 0
 
     def now(self, name: str) -> float | None:
         """The finite value in the latest record."""
