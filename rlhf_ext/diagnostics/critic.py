@@ -10,7 +10,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .statistics import Floats, median, residuals, robust_sd, running_median
+from .statistics import Floats, median, residuals, robust_sd
 
 SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
@@ -96,8 +96,8 @@ class Critic(Detector):
         x = _relative_loss(history, window)
         if x.size < 15:
             return None
-        swing = robust_sd(residuals(x)[-(x.size // 2) :])
-        spikes = int((x - running_median(x) > math.log(self.config.spike)).sum())
+        apart = residuals(x)
+        swing, spikes = robust_sd(apart[-(x.size // 2) :]), int((apart > math.log(self.config.spike)).sum())
         if swing < self.config.oscillation and spikes < self.config.spikes:
             return None
         explained = self._explained(history)

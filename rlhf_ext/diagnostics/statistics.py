@@ -21,6 +21,13 @@ def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.triu_indices(n, 1)
 
 
+@lru_cache(maxsize=256)
+def _neighbours(n: int, half: int) -> NDArray[np.intp]:
+    """Of shape `(n, 2 half + 1)`: places around each place, mirrored at the ends."""
+    places = np.abs(np.arange(n)[:, None] + np.arange(-half, half + 1))
+    return np.where(places < n, places, 2 * (n - 1) - places)
+
+
 def median(x: Floats) -> float:
     """Median of a series that is not empty; for the lengths of a window ten times as fast as `numpy.median`."""
     ordered, half = sorted(x.tolist()), x.size // 2
@@ -119,8 +126,7 @@ def running_median(x: Floats, width: int = 15) -> Floats:
     half = min(width // 2, max(x.size - 1, 0))
     if half == 0:
         return x.copy()
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, half, mode="reflect"), 2 * half + 1)
-    return np.median(windows, axis=1)
+    return np.partition(x[_neighbours(x.size, half)], half, axis=1)[:, half]
 
 
 def residuals(x: Floats, width: int = 15) -> Floats:
