@@ -8,8 +8,11 @@ commas, weighted by `reward_weights`), `dataset_name` a Hub id, a local folder o
 `prompt`. On `dataset_test_split`, where one is given, score, KL, length and EOS rate are measured after training; of a
 single file it can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`. Rewards in
 Python are left out: write your own program around `PPOTrainer` for them.
+
+Ctrl-C and SIGTERM save a checkpoint before the program ends; `--resume_from_checkpoint true` goes on from the newest one.
 """
 
+import signal
 from dataclasses import dataclass, field
 
 from transformers.utils import find_adapter_config_file
@@ -43,6 +46,7 @@ class PPOScriptArguments(ScriptArguments):
 
 def main() -> None:
     parser = RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig), __doc__, explain_old_names)
+    parser.set_defaults(lora_target_modules="all-linear")
     script_args, training_args, model_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")
@@ -79,7 +83,8 @@ def main() -> None:
         critic_model=script_args.critic_model,
     )
 
-    # Train, measure and save
+    # Train, measure and save. Ctrl-C does what SIGTERM does: the trainer saves a checkpoint before it ends.
+    signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")

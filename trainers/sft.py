@@ -23,6 +23,7 @@ from rlhf_ext import RecipeParser, load_data
 
 def main() -> None:
     parser = RecipeParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig), __doc__)
+    parser.set_defaults(lora_target_modules="all-linear")
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")

@@ -1,5 +1,6 @@
 """Reads the signals of an RLHF run and names the failure, its cause and the cure. Standard library and numpy only."""
 
+from .diagnosis import Diagnosis, diagnose
 from .engine import Diagnostics
 from .finding import Cause, Event, Evidence, Finding, Severity
 from .preflight import preflight
@@ -8,6 +9,7 @@ from .record import METRICS, Metric, Record, RunSettings, Sample
 __all__ = [
     "METRICS",
     "Cause",
+    "Diagnosis",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -17,5 +19,6 @@ __all__ = [
     "RunSettings",
     "Sample",
     "Severity",
+    "diagnose",
     "preflight",
 ]

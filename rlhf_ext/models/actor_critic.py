@@ -54,13 +54,11 @@ def add_roles(
 
     Afterwards `model(..., role=...)` returns, for the role
 
-    - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`]. Log-probabilities and values come out of the same
-      forward call, as the hooks of DDP, ZeRO and FSDP require;
+    - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`], in one call as the hooks of DDP, ZeRO and FSDP require;
     - `"reference"` (with `labels`): TRL's fused output under the reference's adapter;
     - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.
 
-    Without `role` the forward, and so generation, is unchanged. Critic and score heads become submodules that
-    `save_pretrained` does not write: a saved policy stays a plain causal language model.
+    Without `role` the forward, and so generation, is unchanged. `save_pretrained` does not write what is added.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -70,17 +68,13 @@ def add_roles(
         switch ([`AdapterSwitch`]):
             The switch of the policy's adapters.
         critic_adapter (`str`, *optional*):
-            Adapter under which the values are read from the policy's base; `None` for the policy's own or the critic's
-            trunk.
+            Adapter of the policy's base that the values are read under, where the critic has one.
         reference_adapter (`str`, *optional*):
             Adapter of the reference; `None` for the base alone.
         score_heads (`dict[str, torch.nn.Linear]`):
-            Score heads of the reward models that are adapters of the policy's base, by adapter.
+            Score heads of the reward models on the policy's base, by adapter.
     """
-    model.critic = critic
-    model.score_heads = nn.ModuleDict(score_heads)
-    added = [f"{prefix}.{name}" for prefix in (CRITIC, "score_heads") for name in getattr(model, prefix).state_dict()]
-    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
+    _add_submodules(model, critic, score_heads)
     plain_forward = model.forward
 
     @functools.wraps(plain_forward)
@@ -107,6 +101,13 @@ def add_roles(
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def _add_submodules(model: PreTrainedModel, critic: Critic, score_heads: Mapping[str, nn.Linear]) -> None:
+    model.critic = critic
+    model.score_heads = nn.ModuleDict(score_heads)
+    added = [f"{prefix}.{name}" for prefix in (CRITIC, "score_heads") for name in getattr(model, prefix).state_dict()]
+    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
 
 
 def _with_states(trunk: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:

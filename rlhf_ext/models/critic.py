@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file
@@ -185,16 +186,33 @@ def load_critic(critic: Critic, folder: str, policy: PreTrainedModel | PeftModel
             The model on whose base the critic's adapter is, where it has one.
 
     Raises:
-        FileNotFoundError: If the folder holds no critic of this kind.
+        FileNotFoundError: If the folder holds no critic.
+        ValueError: If it holds one with other parameters.
     """
     if not os.path.isfile(os.path.join(folder, VALUE_HEAD_FILE)):
         raise FileNotFoundError(
             f"`{folder}` has no `{VALUE_HEAD_FILE}`, so the critic cannot be restored. Resume from a checkpoint that "
             "PPOTrainer wrote with the same `critic`, or start a new run from its weights by passing it as `model`."
         )
-    critic.value_head.load_state_dict(load_file(os.path.join(folder, VALUE_HEAD_FILE)))
+    _copy_into(critic.value_head.state_dict(), load_file(os.path.join(folder, VALUE_HEAD_FILE)), folder)
     if critic.trunk is not None:
         saved = type(critic.trunk).from_pretrained(folder, dtype=critic.trunk.dtype)
-        critic.trunk.load_state_dict(saved.state_dict())
+        _copy_into(critic.trunk.state_dict(), saved.state_dict(), folder)
     if isinstance(policy, PeftModel) and CRITIC in policy.peft_config:
-        set_peft_model_state_dict(policy, load_peft_weights(folder, device="cpu"), adapter_name=CRITIC)
+        own = get_peft_model_state_dict(policy, adapter_name=CRITIC)
+        _copy_into(own, load_peft_weights(folder, device="cpu"), folder)
+
+
+@torch.no_grad()
+def _copy_into(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], folder: str) -> None:
+    """Copy whole tensors into a module's, of which FSDP may have left a part on each rank."""
+    if own.keys() != saved.keys():
+        raise ValueError(
+            f"The critic in `{folder}` is not the one of this run: they differ in {sorted(own.keys() ^ saved.keys())[:3]}. "
+            "Use the settings (`critic`, the adapter's configuration) that it was trained with."
+        )
+    for name, tensor in own.items():
+        whole = saved[name].to(tensor.device)
+        if isinstance(tensor, DTensor):
+            whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements)
+        tensor.copy_(whole)

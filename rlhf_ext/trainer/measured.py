@@ -36,6 +36,11 @@ class MeasuredTrainer(RLOOTrainer):
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
 
+    @property
+    def _steps_per_rollout(self) -> int:
+        """Micro-batches between two rollouts."""
+        return self.args.steps_per_generation * self.num_iterations
+
     def _append(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
@@ -133,8 +138,7 @@ class MeasuredTrainer(RLOOTrainer):
         self._append(metrics)
         name, train = "policy/ratio_max", self._metrics["train"]
         train[name] = [max([ratio_max, *train.get(name, [])])]
-        per_rollout = self.args.steps_per_generation * self.num_iterations
-        if self._step % per_rollout < self.current_gradient_accumulation_steps:
+        if self._step % self._steps_per_rollout < self.current_gradient_accumulation_steps:
             self._append({"policy/first_pass_deviation": deviation})
             check_first_pass(deviation, self._compute_dtype())
 
@@ -143,7 +147,7 @@ class MeasuredTrainer(RLOOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._update_seconds += time.perf_counter() - started - self._rollout_seconds
         self._rollout_seconds = 0.0
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+        if self._step % self._steps_per_rollout == 0:
             self._append({"time/update": self._update_seconds})
             self._update_seconds = 0.0
         return loss

@@ -88,6 +88,7 @@ _SAMPLING_DEFAULTS = {
 _NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
 _FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
 _UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
+    "enable_jit_checkpoint": (False, "it always saves a checkpoint on SIGTERM"),
     "epsilon_high": (None, "PPO clips symmetrically: use epsilon"),
     "reward_clip_range": (None, "use score_clip"),
     "sync_ref_model": (False, _FIXED_REFERENCE),
@@ -169,6 +170,9 @@ class PPOConfig(RLOOConfig):
             Subtracted from the score of a completion that did not end with EOS.
         allow_mismatched_sampling (`bool`, *optional*, defaults to `False`):
             Allow sampler settings that make the sampled distribution differ from the scored one.
+        skip_damaged_checkpoints (`bool`, *optional*, defaults to `False`):
+            With `resume_from_checkpoint=True`, go back to the newest checkpoint that is whole instead of stopping at a
+            damaged one.
 
     Raises:
         TypeError: For a setting of TRL's old `PPOConfig`, naming the one that replaces it.
@@ -224,6 +228,9 @@ class PPOConfig(RLOOConfig):
     allow_mismatched_sampling: bool = field(
         default=False, metadata={"help": "Allow sampling from another distribution than the one that is scored."}
     )
+    skip_damaged_checkpoints: bool = field(
+        default=False, metadata={"help": "Resume from the newest whole checkpoint, passing over damaged ones."}
+    )
 
     def __new__(cls, *_: Any, **kwargs: Any) -> "PPOConfig":
         explanation = explain_old_names(list(kwargs))
@@ -235,6 +242,9 @@ class PPOConfig(RLOOConfig):
         log_each_rollout = self.logging_steps is None
         if log_each_rollout:
             self.logging_steps = 1
+        # The command line gives every value as text.
+        resume: Any = self.resume_from_checkpoint  # type: ignore[has-type]
+        self.resume_from_checkpoint = {"true": True, "false": False}.get(str(resume).lower(), resume)
         self._resolve_kl_settings()
         self._check_values()
         self._check_unused_settings()

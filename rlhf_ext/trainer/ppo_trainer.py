@@ -12,7 +12,6 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..functional import (
     KL_ESTIMATORS,
@@ -31,18 +30,19 @@ from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
 from .checks import check_arguments, check_inputs, check_prompts, check_roles
 from .contexts import beta_for_parent, evaluation_mode
-from .control import controller_for, save_controller, saved_controller
+from .control import new_controller
+from .launch import check_saves_weights
 from .measured import Samples
 from .policy import load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
+from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, unique_names
-from .role_trainer import RoleTrainer
 from .statistics import SequenceTable
 
 logger = get_logger(__name__)
 
 
-class PPOTrainer(RoleTrainer):
+class PPOTrainer(ResumableTrainer):
     """
     Proximal policy optimisation against a reward model, with a KL penalty to a reference and a learned critic
     ([Schulman et al. 2017](https://huggingface.co/papers/1707.06347), [Ziegler et al.
@@ -55,10 +55,9 @@ class PPOTrainer(RoleTrainer):
     - `_compute_loss`: clipped policy loss per token, value loss, entropy bonus;
     - `prediction_step`: evaluation measures score, KL and length instead of a loss;
     - `training_step`: measures the seconds of the update ([`MeasuredTrainer`] holds all that is measured);
-    - `create_optimizer`, `create_scheduler`: the critic's learning rate and warm-up ([`RoleTrainer`] holds all that is
-      about the models);
-    - `_save`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_best_model`, `_load_optimizer_and_scheduler`: also keep
-      the critic and the KL controller.
+    - `create_optimizer`, `create_scheduler`, `_save`, `_load_from_checkpoint`, `_load_best_model`: the critic's learning
+      rate, warm-up and files ([`RoleTrainer`] holds all that is about the models);
+    - `train`, `_save_checkpoint` and what they call: resume bit for bit ([`ResumableTrainer`]).
 
     Example:
 
@@ -149,6 +148,7 @@ class PPOTrainer(RoleTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
+        check_saves_weights(args)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
@@ -177,9 +177,9 @@ class PPOTrainer(RoleTrainer):
             self.ref_model = self._prepare_reference(ref_model)
         self._init_roles(critic, critic_model)
         self.kl_controller: KLController | None = None
-        self._saved_kl_state: dict[str, Any] | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
+        self._init_resuming(critic)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
 
@@ -272,8 +272,7 @@ class PPOTrainer(RoleTrainer):
     def _controller_for(self, table: SequenceTable) -> KLController:
         """The controller, made at the first rollout, whose scores decide on `beta="auto"`."""
         if self.kl_controller is None:
-            rollouts = max(1, self.state.max_steps // self.args.updates_per_rollout)
-            self.kl_controller = controller_for(self.args, table, rollouts, self._saved_kl_state)
+            self.kl_controller = new_controller(self.args, table, self._num_rollouts())
         return self.kl_controller
 
     def _control_kl(self, controller: KLController, table: SequenceTable) -> None:
@@ -351,16 +350,3 @@ class PPOTrainer(RoleTrainer):
             # One entry per sequence: the parent's mean over entries is then the mean over prompts.
             self._metrics["eval"][name].extend(column.tolist())
         return None, None, None
-
-    # ---- Saving -----------------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save and self.kl_controller is not None:
-            folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            save_controller(self.kl_controller, folder)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.kl_controller, self._saved_kl_state = None, saved_controller(checkpoint)

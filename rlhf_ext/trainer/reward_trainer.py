@@ -18,6 +18,7 @@ from trl.data_utils import common_prefix_length
 
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
+from .launch import check_saves_weights
 from .reward_config import RewardConfig
 
 logger = get_logger(__name__)
@@ -88,6 +89,7 @@ class RewardTrainer(trl.RewardTrainer):
             args = RewardConfig(output_dir=f"{Path(_model_id(model)).name}-Reward")
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
+        check_saves_weights(args)
         tokenizer = _reward_tokenizer(model, args, processing_class)
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, tokenizer, *trainer_args, **trainer_kwargs

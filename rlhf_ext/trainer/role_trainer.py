@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -57,7 +57,10 @@ class RoleTrainer(MeasuredTrainer):
                 name = f"{REWARD}{len(score_heads)}"
                 score_heads[name] = scorer.model.attach(self.model, name)
         if kind == "adapter":
+            # The parent has given each rank a seed of its own by now; all must start from the same critic.
+            set_seed(self.args.seed)
             add_critic_adapter(self.model)
+            set_seed(self.args.seed, device_specific=True)
         weight = policy.get_output_embeddings().weight
         self.critic = self._make_critic(kind, critic_model, policy).to(weight.device)
         if is_deepspeed_zero3_enabled():
@@ -191,7 +194,8 @@ class RoleTrainer(MeasuredTrainer):
             return
         with saving_adapters(self.model, [name for name in (POLICY, CRITIC) if name in self.model.peft_config]):
             super()._save(folder, state_dict)
-        self.model.generation_config.save_pretrained(folder)
+        if self.args.should_save:
+            self.model.generation_config.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -1,7 +1,6 @@
 """Whole runs on tiny models, and the facts that must hold of them."""
 
 import copy
-import json
 import os
 
 import pytest
@@ -247,42 +246,6 @@ def test_a_saved_policy_is_a_plain_model_with_the_critic_beside_it(critic, tiny_
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("peft", "critic"), [(False, "model"), (False, "head"), (True, "adapter"), (True, "head"), (True, "model")]
-)
-def test_a_run_resumed_at_a_rollout_boundary_is_the_same_run(
-    peft, critic, tiny_policy_path, prompts, ppo_config, tmp_path
-):
-    def run(folder, **kwargs):
-        args = ppo_config(
-            output_dir=str(folder), save_strategy="steps", save_steps=8, max_steps=16, kl_target=0.5,
-            kl_unit="sequence", kl_controller="multiplicative", critic=critic,
-        )  # fmt: skip
-        trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts, peft_config=lora() if peft else None)
-        trainer.train(**kwargs)
-        return trainer
-
-    whole = run(tmp_path / "whole")
-    checkpoint = tmp_path / "whole" / "checkpoint-8"
-    assert json.loads((checkpoint / "kl_control.json").read_text())["kind"] == "multiplicative"
-    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
-    for a, b in zip(rollout_rows(whole)[2:], rollout_rows(resumed)[2:], strict=True):
-        different = {k for k in a if a[k] != b[k] and not k.startswith(("time/", "step_time"))}
-        assert not different
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
-def test_a_checkpoint_without_a_critic_is_refused(tiny_policy_path, prompts, ppo_config, tmp_path):
-    args = ppo_config(output_dir=str(tmp_path / "run"), save_strategy="steps", save_steps=4, beta=0.1)
-    PPOTrainer(tiny_policy_path, code_points, args, prompts).train()
-    checkpoint = tmp_path / "run" / "checkpoint-4"
-    (checkpoint / "critic" / "value_head.safetensors").unlink()
-    trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts)
-    with pytest.raises(FileNotFoundError, match="critic cannot be restored"):
-        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_prompts_of_one_length_and_gradient_checkpointing_run(tiny_policy_path, ppo_config):

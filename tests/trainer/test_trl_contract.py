@@ -27,7 +27,9 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
+    "_get_train_sampler": ["self", "dataset"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_get_output_dir": ["self", "trial"],
 }
 ATTRIBUTES = {

@@ -1,0 +1,203 @@
+"""The small world's models: tokenizer, language model of the careless writer, reward models of several qualities."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .grammar import VOCABULARY, Request, gold, random_note, random_request
+
+MAX_NOTE_TOKENS = 28
+PRETRAINING_STEPS = 1000
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RewardModelKind:
+    """
+    How the pairs that a reward model learns from are made.
+
+    Args:
+        pairs (`int`): Number of pairs.
+        noise (`float`): Probability that the label of a pair is a coin's.
+        bias (`str`, *optional*): What the annotators also like: `"length"` or `"intensifiers"`.
+        epochs (`int`): Passes over the pairs.
+    """
+
+    pairs: int
+    noise: float
+    bias: str | None = None
+    epochs: int = 3
+
+
+REWARD_MODELS = {
+    "good": RewardModelKind(pairs=6000, noise=0.0, epochs=3),
+    "noisy": RewardModelKind(pairs=250, noise=0.25, epochs=10),
+    "wordy": RewardModelKind(pairs=800, noise=0.1, bias="intensifiers", epochs=5),
+    "long": RewardModelKind(pairs=800, noise=0.1, bias="length", epochs=5),
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; BOS is put before every text, EOS where a note ends."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *VOCABULARY])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of two layers with random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=64,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids of requests with notes, padded on the right, and labels that leave requests and padding out."""
+    for _ in range(steps):
+        requests = [random_request(rng, rng.choice((1, 2, 2, 3))) for _ in range(BATCH)]
+        texts = [f"{r.prompt} {random_note(rng, r)} <eos>" for r in requests]
+        ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
+        labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
+        for row, request in enumerate(requests):
+            labels[row, : len(request.subjects) + 3] = -100
+        yield ids, labels
+
+
+def pretrain(folder: Path) -> None:
+    """Write the language model of the careless writer and its tokenizer to `folder`. The same on every call."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    model = make_policy(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=PRETRAINING_STEPS)
+    for ids, labels in _batches(tokenizer, random.Random(0), PRETRAINING_STEPS):
+        loss = model(input_ids=ids, labels=labels, attention_mask=(ids != tokenizer.pad_token_id).long()).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _preference(request: Request, note: str, bias: str | None) -> float:
+    """What an annotator goes by: the gold score, and what they also like."""
+    words = note.split()
+    extra = {
+        None: 0.0,
+        "length": len(words) / 8,
+        "intensifiers": sum(word in ("very", "really", "quite", "so") for word in words),
+    }
+    return gold(request, note) + extra[bias]
+
+
+def make_pairs(kind: RewardModelKind, rng: random.Random) -> list[dict[str, str]]:
+    """Preference pairs over notes of writers who take more or less care."""
+    pairs = []
+    for _ in range(kind.pairs):
+        request = random_request(rng)
+        notes = [random_note(rng, request, rng.uniform(0.2, 1.0)) for _ in range(2)]
+        notes.sort(key=lambda note: _preference(request, note, kind.bias), reverse=True)
+        if rng.random() < kind.noise:
+            rng.shuffle(notes)
+        # Text is joined without a space, and words are split at spaces.
+        pairs.append({"prompt": f"{request.prompt} ", "chosen": notes[0], "rejected": notes[1]})
+    return pairs
+
+
+def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: int) -> None:
+    """Train a reward model of `kind` on pairs of its own seed, and write it to `folder`."""
+    from datasets import Dataset
+
+    from rlhf_ext import RewardConfig, RewardTrainer
+
+    rng = random.Random(1000 + seed)
+    train, held_out = make_pairs(kind, rng), make_pairs(RewardModelKind(200, 0.0), rng)
+    args = RewardConfig(
+        output_dir=str(folder.with_suffix(".tmp")),
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=200,
+        num_train_epochs=kind.epochs,
+        learning_rate=2e-3,
+        save_strategy="no",
+        report_to=[],
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        seed=seed,
+    )
+    trainer = RewardTrainer(
+        str(base),
+        args,
+        train_dataset=Dataset.from_list(train),
+        eval_dataset=Dataset.from_list(held_out),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    trainer.train()
+    card = trainer.last_report_card
+    trainer.save_model(str(folder))
+    (folder / "accuracy.json").write_text(json.dumps({"accuracy": card.accuracy if card else None}))
+    shutil.rmtree(args.output_dir, ignore_errors=True)
+
+
+class Models:
+    """
+    The models of the world, made where they are missing.
+
+    Args:
+        cache (`Path`): Folder that keeps them.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    @property
+    def policy(self) -> Path:
+        """Folder of the careless writer."""
+        folder = self.cache / "policy"
+        if not (folder / "tokenizer.json").is_file():
+            pretrain(folder)
+        return folder
+
+    def reward_model(self, kind: str, seed: int) -> Path:
+        """Folder of a reward model of that kind and seed."""
+        folder = self.cache / f"reward-{kind}-{seed}"
+        if not (folder / "accuracy.json").is_file():
+            train_reward_model(self.policy, folder, REWARD_MODELS[kind], seed)
+        return folder

@@ -1,0 +1,190 @@
+"""What really happens in a run: measured on held-out requests, written to a file that no detector reads."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_ext.functional import masked_sum
+from rlhf_ext.rollout import Sequences
+
+from .grammar import SUBJECTS, TONES, Request, gold
+
+SAMPLES_PER_PROMPT = 3
+
+
+class Notes(NamedTuple):
+    """Notes that a policy wrote."""
+
+    requests: list[Request]
+    texts: list[str]
+    ids: list[list[int]]
+    sequences: Sequences
+
+    def gold(self) -> np.ndarray:
+        """Gold score of each note."""
+        return np.array([gold(r, text) for r, text in zip(self.requests, self.texts, strict=True)])
+
+
+def split_requests() -> tuple[list[Request], list[Request], list[Request]]:
+    """All requests for two subjects, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
+    pairs = [(a, b) for a in SUBJECTS for b in SUBJECTS if a != b]
+    requests = [Request(tone, pair) for tone in TONES for pair in pairs]
+    random.Random(0).shuffle(requests)
+    return requests[:184], requests[184:200], requests[200:]
+
+
+def duplicates(prompts: list[str], texts: list[str]) -> float:
+    """Share of completions that also stand under another prompt."""
+    owners: dict[str, set[str]] = {}
+    for prompt, text in zip(prompts, texts, strict=True):
+        owners.setdefault(text, set()).add(prompt)
+    return sum(len(owners[text]) > 1 for text in texts) / len(texts)
+
+
+def distinct(texts: list[str], n: int = 2) -> float:
+    """Share of distinct word `n`-grams in all texts together."""
+    grams = [gram for text in texts for gram in _grams(text, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repeated(texts: list[str], n: int = 4) -> float:
+    """Share of word `n`-grams that stood in the same text before."""
+    repeats = total = 0
+    for text in texts:
+        counts = Counter(_grams(text, n))
+        total += counts.total()
+        repeats += counts.total() - len(counts)
+    return repeats / total if total else 0.0
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+@torch.no_grad()
+def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) -> Notes:
+    """Notes of the policy as it is, `samples` a request, with randomness of their own."""
+    tokenizer, args = trainer._tokenizer, trainer.args
+    rows = [request for request in requests for _ in range(samples)]
+    prompts = tokenizer([r.prompt for r in rows], padding=True, padding_side="left", return_tensors="pt")
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        output = trainer.model.generate(
+            **prompts,
+            do_sample=True,
+            temperature=args.temperature,
+            top_k=0,
+            max_new_tokens=args.max_completion_length,
+            **(args.generation_kwargs or {}),
+        )
+    trainer.model.train(was_training)
+    completions = [_until_eos(ids, tokenizer) for ids in output[:, prompts["input_ids"].size(1) :].tolist()]
+    prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(*prompts.values(), strict=True)]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    sequences = Sequences.from_lists(prompt_ids, completions, tokenizer.pad_token_id, torch.device("cpu"))
+    return Notes(rows, texts, completions, sequences)
+
+
+def _until_eos(ids: list[int], tokenizer: Any) -> list[int]:
+    return ids[: ids.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in ids else ids
+
+
+class Oracle:
+    """
+    Measures a run from outside.
+
+    Args:
+        trainer ([`PPOTrainer`]): The run.
+        reference ([`~transformers.PreTrainedModel`]): A copy of the policy that it starts from.
+        requests (`list[Request]`): Held-out requests.
+        seed (`int`): Seed of the notes, the same at every measurement.
+    """
+
+    def __init__(self, trainer: Any, reference: Any, requests: list[Request], seed: int) -> None:
+        self.trainer = trainer
+        self.reference = reference.eval()
+        self.requests = requests
+        self.seed = seed
+        self.weights = self._weights()
+
+    def _weights(self) -> Tensor:
+        own = self.trainer.model.state_dict()
+        return torch.cat([own[name].flatten() for name in self.reference.state_dict()]).clone()
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """One row of the oracle's file; all but `proxy` and `mc_ev` are known to nobody in the run."""
+        notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
+        mask = notes.sequences.completion_mask
+        kl, entropy, surprise = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
+        weights, golds, length = self._weights(), notes.gold(), mask.sum(1)
+        row = {
+            "gold": golds.mean(),
+            "gold_sd": golds.std(),
+            "kl": kl.mean(),
+            "entropy": entropy.sum() / length.sum(),
+            "reference_nll": surprise.sum() / length.sum(),
+            "duplicates": duplicates([r.prompt for r in notes.requests], notes.texts),
+            "length": length.float().mean(),
+            "update_norm": (weights - self.weights).norm() / weights.norm(),
+            **self._critic(notes),
+        }
+        self.weights = weights
+        return {name: float(value) for name, value in row.items()}
+
+    def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor]:
+        """Exact KL, entropy and the reference's surprise at each completion position, `(B, C)`."""
+        ids, mask = notes.sequences.model_inputs(slice(None))
+        length = notes.sequences.completion_ids.size(1)
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        policy, reference = (
+            (model(input_ids=ids, attention_mask=mask.long(), position_ids=positions).logits[:, -length - 1 : -1] / t)
+            .log_softmax(-1)
+            .double()
+            for model, t in ((self.trainer.model, self.trainer.args.temperature), (self.reference, 1.0))
+        )
+        p = policy.exp()
+        taken = reference.gather(-1, notes.sequences.completion_ids.unsqueeze(-1)).squeeze(-1)
+        return (p * (policy - reference)).sum(-1), -(p * policy).sum(-1), -taken
+
+    def _critic(self, notes: Notes) -> dict[str, float]:
+        """Mean score by the run's own reward, and the share of Monte-Carlo returns that the critic explains."""
+        trainer = self.trainer
+        scores = self._scores(notes)
+        outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
+        beta = trainer.kl_controller.beta if trainer.kl_controller is not None else 0.0
+        ref = trainer._reference_logprobs(notes.sequences)
+        mask = notes.sequences.completion_mask
+        kl = 0.0 if ref is None else masked_sum(outputs.logprobs - ref, mask, dim=1)
+        returns = (scores - beta * kl).unsqueeze(1).expand_as(outputs.values)
+        variance = returns[mask].var()
+        explained = 1 - (returns - outputs.values)[mask].var() / variance if variance > 1e-8 else 0.0
+        return {"proxy": scores.nanmean().item(), "mc_ev": float(explained), "score_sd": scores.std().item()}
+
+    def _scores(self, notes: Notes) -> Tensor:
+        trainer = self.trainer
+        function: Callable[..., list[float]] = trainer.reward_funcs[0]
+        prompts = [r.prompt for r in notes.requests]
+        raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
+        shift, scale = (float(x[0]) for x in trainer._score_affine)
+        return (raw - shift) / scale
+
+
+def text_extras(prompts: list[str], texts: list[str]) -> dict[str, float]:
+    """Numbers that a record holds of the texts of a rollout."""
+    return {"dup_frac": duplicates(prompts, texts), "distinct2": distinct(texts), "rep4": repeated(texts)}
+
+
+def correlation(x: Tensor, y: Tensor) -> float | None:
+    """Pearson correlation; `None` where one of the two does not vary."""
+    if len(x) < 2 or x.std() < 1e-9 or y.std() < 1e-9:
+        return None
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])

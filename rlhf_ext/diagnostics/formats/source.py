@@ -1,0 +1,84 @@
+"""What every reader gives: rows of numbers."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..record import Sample
+
+_NOT_FINITE = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "infinity": math.inf,
+    "-inf": -math.inf,
+    "-infinity": -math.inf,
+}
+
+
+class Row(NamedTuple):
+    """
+    One row of a log, under the names it was logged with.
+
+    Args:
+        values (`dict[str, float]`): What was logged; NaN and infinity where that was logged.
+        provenance (`dict[str, str]`): As in [`Record`], where the log knows it.
+        samples (`tuple[Sample]`): Completions, where the log has them.
+    """
+
+    values: dict[str, float]
+    provenance: Mapping[str, str] = {}
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass
+class Source:
+    """
+    A log that can be read more than once, a row at a time.
+
+    Args:
+        kind (`str`): The format in words.
+        read (`Callable`): Starts at the first row.
+        config (`dict[str, Any]`): Settings of the run, where the log holds them.
+        canonical (`bool`): The log is in canonical names.
+        notes (`list[str]`): What a reader met that the user should know; filled while reading.
+    """
+
+    kind: str
+    read: Callable[[], Iterator[Row]]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    canonical: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep a note once, however often the log is read."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def number(value: Any) -> float | None:
+    """The number that a JSON value stands for, `None` if it is none; loggers write NaN and infinity as words."""
+    if isinstance(value, float):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 2**1000 else math.copysign(math.inf, value)
+    return _NOT_FINITE.get(value.lower()) if isinstance(value, str) else None
+
+
+def numbers(data: Mapping[str, Any], null: float | None = None) -> dict[str, float]:
+    """
+    The numbers of a JSON object, nested names joined by `/`.
+
+    Args:
+        data (`dict[str, Any]`): The object; text, lists and booleans in it are left out.
+        null (`float`, *optional*): What `null` stands for in this format; by default for a value that was not logged.
+    """
+    found: dict[str, float] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found |= {f"{key}/{inner}": x for inner, x in numbers(value, null).items()}
+            continue
+        parsed = null if value is None else number(value)
+        if parsed is not None:
+            found[key] = parsed
+    return found

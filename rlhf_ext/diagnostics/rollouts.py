@@ -1,0 +1,132 @@
+"""The rows of a log as one record a rollout."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from .formats import Source
+from .keys import plain_key
+from .mapping import KeyMap
+from .record import Record, Sample
+from .survey import Survey, numbered
+
+# Of the rows of one rollout (one an optimizer step, where a trainer logs each) the mean counts, but of these not.
+_MAXIMUM = {"ratio_max", "ratio_first_dev"}
+_LATEST = {"eval_score", "quality", "lr", "lr_critic", "beta", "kl_target"}
+
+
+class _Step(NamedTuple):
+    step: int
+    values: dict[str, float]
+    provenance: dict[str, str]
+    samples: tuple[Sample, ...]
+
+
+def records(source: Source, survey: Survey, keys: KeyMap) -> Iterator[Record]:
+    """
+    One record a rollout, steps increasing.
+
+    Rows of one step, such as a training and an evaluation row, are put together, the later winning. Rows that a part of
+    the run after a resume logged again are left out. Where some rows lack the score, they are optimizer steps or
+    evaluations that belong to the rollout before them.
+    """
+    group: _Rollout | None = None
+    for row in _steps(source, survey):
+        values, provenance = _canonical(row.values, keys)
+        if not values:
+            continue
+        anchored = keys.anchor is None or keys.anchor in row.values
+        if group is not None and anchored and group.anchored:
+            yield group.record()
+            group = None
+        group = group or _Rollout()
+        group.add(row, values, provenance | row.provenance, anchored)
+    if group is not None:
+        yield group.record()
+
+
+def _steps(source: Source, survey: Survey) -> Iterator[_Step]:
+    """Rows that count, those of one step put together."""
+    plain: dict[str, str] = {}
+    pending: _Step | None = None
+    for (step, row), keep in zip(numbered(source, survey.step_key), survey.keep, strict=False):
+        if not keep:
+            continue
+        values = {}
+        for key, value in row.values.items():
+            if key not in plain:
+                plain[key] = plain_key(key)
+            values[plain[key]] = value
+        if pending is not None and pending.step == step:
+            pending.values.update(values)
+            pending.provenance.update(row.provenance)
+            pending = pending._replace(samples=row.samples or pending.samples)
+            continue
+        if pending is not None:
+            yield pending
+        pending = _Step(step, values, dict(row.provenance), row.samples)
+    if pending is not None:
+        yield pending
+
+
+def _canonical(row: Mapping[str, float], keys: KeyMap) -> tuple[dict[str, float], dict[str, str]]:
+    values: dict[str, float] = {}
+    provenance: dict[str, str] = {}
+    for name, sources, factor, kind, _ in keys.columns:
+        found = [row[key] for key in sources if key in row]
+        if found:
+            values[name] = found[0] * factor if len(found) == 1 else math.fsum(found) / len(found) * factor
+            if kind:
+                provenance[name] = kind
+    for name, sources, formula, _, kind in keys.derived:
+        if all(key in row and math.isfinite(row[key]) for key in sources):
+            value = formula(*(row[key] for key in sources))
+            if value is not None:
+                values[name], provenance[name] = value, kind
+    return values, provenance
+
+
+class _Rollout:
+    """Rows of one rollout."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.anchored = False
+        self.values: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.provenance: dict[str, str] = {}
+        self.samples: tuple[Sample, ...] = ()
+
+    def add(self, row: _Step, values: dict[str, float], provenance: dict[str, str], anchored: bool) -> None:
+        if anchored or not self.anchored:
+            self.step = row.step
+        self.anchored = self.anchored or anchored
+        self.provenance |= provenance
+        self.samples = row.samples or self.samples
+        for name, value in values.items():
+            count = self.counts.get(name, 0)
+            if count == 0 or name in _LATEST:
+                self.values[name] = value
+            elif name in _MAXIMUM:
+                # max() of a NaN and a number depends on their order; the NaN must not get lost.
+                both = (value, self.values[name])
+                self.values[name] = math.nan if any(map(math.isnan, both)) else max(both)
+            else:
+                self.values[name] += (value - self.values[name]) / (count + 1)
+            self.counts[name] = count + 1
+
+    def record(self) -> Record:
+        _convert_kl(self.values, self.provenance)
+        return Record(self.step, self.values, self.provenance, self.samples)
+
+
+def _convert_kl(values: dict[str, float], provenance: dict[str, str]) -> None:
+    """KL per sequence from KL per token, or the other way round, where the length is known."""
+    length = values.get("len_mean", math.nan)
+    if not (math.isfinite(length) and length > 0):
+        return
+    for missing, known, factor in (("kl_ref_seq", "kl_ref_tok", length), ("kl_ref_tok", "kl_ref_seq", 1 / length)):
+        value = values.get(known, math.nan)
+        if missing not in values and math.isfinite(value):
+            values[missing] = value * factor
+            provenance[missing] = "approximate" if provenance.get(known) == "approximate" else "derived"

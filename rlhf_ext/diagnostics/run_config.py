@@ -1,0 +1,50 @@
+"""Settings of a run, from the configuration that a tracker kept."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from .formats.source import number
+from .record import RunSettings
+
+# Names in the configurations of TRL (both eras of its PPO, GRPO) and of rlhf_ext, where they are not ours.
+_OTHER_NAMES = {
+    "num_epochs": ("num_iterations", "num_ppo_epochs", "ppo_epochs"),
+    "epsilon": ("cliprange",),
+    "value_clip_range": ("cliprange_value",),
+    "beta": ("kl_coef", "init_kl_coef"),
+    "max_completion_length": ("response_length",),
+}
+
+
+def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Fields of [`RunSettings`] that a configuration gives.
+
+    Args:
+        config (`dict[str, Any]`): Flat, under the names of TRL, of `PPOConfig` or of [`RunSettings`].
+    """
+    found: dict[str, Any] = {}
+    for field in fields(RunSettings):
+        for name in (field.name, *_OTHER_NAMES.get(field.name, ())):
+            value = _value(config.get(name), str(field.type))
+            if value is not None:
+                found.setdefault(field.name, value)
+    if "value_clip_range" in config and config["value_clip_range"] is None and "num_iterations" in config:
+        found["value_clip_range"] = math.inf
+    if "kl_unit" not in found:
+        found.pop("kl_target", None)
+    if "dtype" not in found and {"bf16", "fp16"} <= set(config):
+        found["dtype"] = "bfloat16" if config["bf16"] else "float16" if config["fp16"] else "float32"
+    return found
+
+
+def _value(value: Any, kind: str) -> Any:
+    """The value if it is of the type that the field has."""
+    if kind == "str | None":
+        return value if isinstance(value, str) else None
+    parsed = number(value)
+    if parsed is None or math.isnan(parsed):
+        return None
+    return int(parsed) if kind == "int | None" and math.isfinite(parsed) else parsed

@@ -1,0 +1,35 @@
+"""What the launcher must allow for."""
+
+import os
+
+from accelerate.utils import FullyShardedDataParallelPlugin
+from transformers import TrainingArguments
+from transformers.utils import strtobool
+
+
+def check_saves_weights(args: TrainingArguments) -> None:
+    """
+    Refuse a launch after which no weights would be saved that `from_pretrained` reads.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]):
+            Settings of the run.
+
+    Raises:
+        ValueError: For ZeRO-3 and FSDP where they leave the weights in pieces.
+    """
+    zero = args.deepspeed_plugin
+    if zero is not None and zero.zero_stage == 3 and not zero.zero3_save_16bit_model:
+        raise ValueError(
+            "ZeRO-3 would save no weights, only DeepSpeed's own checkpoint. Set `zero3_save_16bit_model: true` in the "
+            "configuration of accelerate, or `stage3_gather_16bit_weights_on_model_save` in that of DeepSpeed; "
+            "configs/accelerate/zero3.yaml has it."
+        )
+    if args.fsdp_plugin_args is None and not strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+        return
+    kind = FullyShardedDataParallelPlugin(**(args.fsdp_plugin_args or {})).state_dict_type.name
+    if kind != "FULL_STATE_DICT":
+        raise ValueError(
+            f"FSDP with the state dict type {kind} would save no model. Set `fsdp_state_dict_type: FULL_STATE_DICT` in "
+            "the configuration of accelerate; configs/accelerate/fsdp2.yaml has it."
+        )
