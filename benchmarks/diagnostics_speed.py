@@ -1,4 +1,4 @@
-"""How fast the diagnostics read a long log, and how much memory they hold.
+"""How fast the diagnostics read a long log, and how much they remember of it.
 
     python benchmarks/diagnostics_speed.py                # 10 000 rollouts with every metric
 
@@ -9,7 +9,6 @@ at the end of it, which must not grow.
 import argparse
 import json
 import time
-import tracemalloc
 
 import numpy as np
 
@@ -49,12 +48,6 @@ def main() -> None:
         seconds = time.process_time() - start
         told = ", ".join(f"{size} KiB of state after {row}" for row, size in sizes.items())
         print(f"planned {planned}: {seconds:.2f} s for {rows} rollouts, {1e6 * seconds / rows:.0f} us each; {told}")
-    tracemalloc.start()
-    diagnostics = Diagnostics()
-    for row, record in enumerate(rollouts, 1):
-        diagnostics.observe(record)
-        if row in (rows // 10, rows):
-            print(f"memory after {row}: {tracemalloc.get_traced_memory()[0] / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

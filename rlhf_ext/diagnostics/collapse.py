@@ -59,9 +59,9 @@ class Collapse(Detector):
         share, reference = history.now("dup_frac"), history.reference("dup_frac")
         if share is None or share <= self.config.duplicates:
             return None
-        if reference is not None and share < self.config.duplicates_growth * reference.median:
-            return None
         many = share > self.config.many_duplicates
+        if not many and (reference is None or share < self.config.duplicates_growth * reference.median):
+            return None
         statistic = f"dup_frac = {share:.2f} (alarm above {self.config.duplicates:g})"
         return Verdict(
             Severity.CRITICAL if many else Severity.WARN,
@@ -77,7 +77,9 @@ class Collapse(Detector):
 
     def _distinct(self, history: History) -> Verdict | None:
         pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
-        if pairs is None or reference is None or pairs >= self.config.low_distinct * reference.median:
+        if pairs is None or reference is None or reference.median <= 0:
+            return None
+        if pairs >= self.config.low_distinct * reference.median:
             return None
         if length is not None and not 1 / self.config.like_length <= length <= self.config.like_length:
             return None

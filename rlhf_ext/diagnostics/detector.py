@@ -128,6 +128,8 @@ class Detector:
         if not rules:
             return []
         established = [v for rule in rules if rule.due(history) for v in self._tested(rule, history)]
+        if not established and self.finding is None:
+            return []
         worst = max(established, key=lambda verdict: verdict.severity, default=None)
         if worst is not None and (self.finding is None or worst.severity > self.finding.severity):
             return self._raise(worst, history)
@@ -137,12 +139,12 @@ class Detector:
 
     def _tested(self, rule: Rule, history: History) -> list[Verdict]:
         verdict = rule.test(history)
-        hits = self._hits.setdefault(rule.name, [0, 0, 0])
         if verdict is None:
-            hits[:] = [0, 0, 0]
+            self._hits.pop(rule.name, None)
             if rule.name in self._misses:
                 self._misses[rule.name] += 1
             return []
+        hits = self._hits.setdefault(rule.name, [0, 0, 0])
         self._misses[rule.name] = 0
         for level in Severity:
             hits[level - 1] = hits[level - 1] + 1 if verdict.severity >= level else 0

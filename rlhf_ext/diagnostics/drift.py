@@ -26,9 +26,9 @@ class DriftConfig:
         trend (`float`): Block-median z of a rise, one-sided 0.5 %.
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
         least_kl (`float`): Nats per sequence below which a rise is no drift: the policy still writes the reference's text.
-        jump_delta, jump_threshold, jump_cap (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the
-            reference window: half a deviation is tolerated for ever, and at least three rollouts must agree.
-        jump_growth (`float`): Factor within half a window that makes the step matter.
+        jump_delta, jump_threshold (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the reference
+            window: half a deviation is tolerated for ever; an outlier takes back with its second step what it added.
+        jump_growth (`float`): Factor within a window that makes the step matter.
     """
 
     over_target: float = 1.5
@@ -38,7 +38,6 @@ class DriftConfig:
     least_kl: float = 1.0
     jump_delta: float = 0.5
     jump_threshold: float = 10.0
-    jump_cap: float = 4.0
     jump_growth: float = 2.0
 
 
@@ -52,7 +51,7 @@ class Drift(Detector):
 
     def __init__(self, settings: RunSettings, config: DriftConfig | None = None) -> None:
         self.config = config = config or DriftConfig()
-        self._jump = PageHinkley(config.jump_delta, config.jump_threshold, config.jump_cap)
+        self._jump = PageHinkley(config.jump_delta, config.jump_threshold)
         self._steps: list[float] = []
         self._last: float | None = None
         self._scale: tuple[float, float] | None = None
@@ -63,7 +62,7 @@ class Drift(Detector):
         return (
             Rule("target", self._above_target, needs, windows=0.25),
             Rule("no-gain", self._without_gain, (*needs, "score_mean")),
-            Rule("jump", self._jumped, needs, windows=0.75),
+            Rule("jump", self._jumped, needs),
         )
 
     def _above_target(self, history: History) -> Verdict | None:
@@ -140,20 +139,21 @@ class Drift(Detector):
 
     def _jumped(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
-        values, half = history.values(name, history.windows.window // 2), history.windows.window // 2
-        now, before = history.level(name, 5), history.level(name, half)
-        if values.size < half or now is None or before is None or self._jump.excess <= self._jump.threshold:
+        window = history.windows.window
+        values = history.values(name, window)
+        if values.size < window or self._jump.excess <= self._jump.threshold:
             return None
+        before, now = median(values[: -(window // 4)]), median(values[-5:])
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
         if now < self.config.jump_growth * before or now - before < least or (target is not None and now <= target):
             return None
-        if score_improves(history, half):
+        if score_improves(history, window // 2):
             return None
         statistic = f"Page-Hinkley {self._jump.excess:.1f} sd (alarm above {self._jump.threshold:g})"
         return Verdict(
             Severity.WARN,
             "KL jump",
-            f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {half} rollouts.",
+            f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {window} rollouts.",
             (history.evidence(name, statistic, 5, before, now),),
             (
                 "score_mean",

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from .collapse import Collapse
 from .critic import Critic, ExplainedVariance
 from .detector import Detector
@@ -78,8 +80,9 @@ class Diagnostics:
         Returns:
             `list[Event]`: what opened, escalated or closed, by precedence.
         """
-        self.history.add(record)
-        return [event for detector in self.detectors for event in detector.observe(self.history)]
+        with np.errstate(all="ignore"):
+            self.history.add(record)
+            return [event for detector in self.detectors for event in detector.observe(self.history)]
 
     @property
     def groups(self) -> list[tuple[Finding, ...]]:

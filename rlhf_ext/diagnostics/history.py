@@ -104,8 +104,8 @@ class Change:
 
     @property
     def fell(self) -> bool:
-        """Whether it fell, by both."""
-        return self.z <= -1.28 and self.before - self.after > self.noise
+        """Whether it clearly fell: by trend (one-sided 2.5 %) and by twice the noise of one value."""
+        return self.z <= -1.96 and self.before - self.after > 2 * self.noise
 
 
 class _Series:
@@ -114,11 +114,7 @@ class _Series:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.buffer = np.empty((3, 2 * capacity))
-        self.end = 0
-
-    @property
-    def start(self) -> int:
-        return max(0, self.end - self.capacity)
+        self.start = self.end = 0
 
     @property
     def last_row(self) -> float:
@@ -128,10 +124,14 @@ class _Series:
     def append(self, row: int, step: int, value: float) -> None:
         if self.end == self.buffer.shape[1]:
             kept = self.buffer[:, self.start : self.end].copy()
-            self.buffer[:, : self.capacity] = kept
-            self.end = self.capacity
-        self.buffer[:, self.end] = row, step, value
+            self.start, self.end = 0, kept.shape[1]
+            self.buffer[:, : self.end] = kept
+        # One by one: numpy would make an array of a tuple first, and this is called for every number that is logged.
+        self.buffer[0, self.end] = row
+        self.buffer[1, self.end] = step
+        self.buffer[2, self.end] = value
         self.end += 1
+        self.start = max(self.start, self.end - self.capacity)
 
     def since(self, row: int) -> Floats:
         """Rows, steps and values from `row` on, of shape `(3, n)`."""
@@ -150,6 +150,11 @@ class History:
 
     Args:
         settings ([`RunSettings`]): What is known of the run.
+
+    Attributes:
+        rows (`int`): Records so far. step (`int`): Step of the latest.
+        is_test_row (`bool`): Whether trends are tested at the latest.
+        critic_disturbed (`int`): Row of the last resume, jump of beta or restart of the learning rate.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -157,7 +162,9 @@ class History:
         self.windows = Windows.of(settings)
         self.rows = 0
         self.step = 0
+        self.is_test_row = False
         self.record: Record | None = None
+        self.not_finite: list[str] = []
         self.samples: tuple[Sample, ...] = ()
         self.beta_range: tuple[float, float] | None = None
         self.critic_disturbed = -1_000_000
@@ -181,14 +188,18 @@ class History:
             self._disturb_critic()
         self._note_schedule(record)
         self.record, self.step = record, record.step
-        for name in record.values:
+        self.not_finite = []
+        for name, logged in record.values.items():
             value = record.get(name)
-            if value is not None:
+            if value is None:
+                self.not_finite += [name] if logged is not None else []
+            else:
                 if name not in self._series:
                     self._series[name] = _Series(2 * self.windows.window)
                 self._series[name].append(self.rows, record.step, value)
         self.samples = record.samples or self.samples
         self.rows += 1
+        self.is_test_row = self.settled > 0 and self.rows % self.windows.every == 0
         self._freeze_references()
 
     def rearm(self, names: Iterable[str] | None = None) -> None:
@@ -218,7 +229,7 @@ class History:
                 self._disturb_critic()
 
     def _freeze_references(self) -> None:
-        for name in self._series.keys() - self._reference.keys():
+        for name in [name for name in self._series if name not in self._reference]:
             series = self._series[name]
             start = max(self.windows.warmup, self._armed.get(name, 0))
             if self.rows >= start + self.windows.reference:
@@ -232,11 +243,6 @@ class History:
     def settled(self) -> int:
         """Rows since the warm-up."""
         return self.rows - self.windows.warmup
-
-    @property
-    def is_test_row(self) -> bool:
-        """Whether trends are tested at this row."""
-        return self.settled > 0 and self.rows % self.windows.every == 0
 
     def now(self, name: str) -> float | None:
         """The finite value in the latest record."""

@@ -49,13 +49,13 @@ class NonFinite(Detector):
 
     def _value(self, history: History) -> Verdict | None:
         assert history.record is not None
-        values = {n: v for n, v in history.record.values.items() if v is not None and n not in UNDEFINED_AT_TIMES}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        bad = [name for name in history.not_finite if name not in UNDEFINED_AT_TIMES]
         count = history.now("nonfinite") or 0
         if history.settings.dtype == "float16" and bad == ["grad_norm"] and history.rows <= self.config.scaler_rows:
             return None
         if not bad and count <= 0:
             return None
+        values = history.record.values
         told = ", ".join(f"{name} = {values[name]}" for name in bad) or f"{count:g} numbers of the rollout"
         return Verdict(
             Severity.CRITICAL,
@@ -85,6 +85,7 @@ class NonFinite(Detector):
 
     def causes(self, history: History) -> list[Cause]:
         dtype, limit, spread = history.settings.dtype, history.settings.max_grad_norm, history.latest("score_std")
+        score = history.record.values.get("score_mean") if history.record is not None else None
         return [
             cause(
                 "fp16-overflow",
@@ -96,8 +97,8 @@ class NonFinite(Detector):
             cause(
                 "reward-not-finite",
                 "A reward function returned NaN or infinity.",
-                None if history.record is None else not math.isfinite(history.record.values.get("score_mean", 0.0)),
-                f"score_mean {history.record.values.get('score_mean') if history.record else None}.",
+                None if score is None else not math.isfinite(score),
+                f"score_mean {setting(score)}.",
                 "Let the reward function return a number for an empty or cut completion too; set score_clip.",
             ),
             cause(

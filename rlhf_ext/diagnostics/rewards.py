@@ -41,7 +41,7 @@ class RewardScale(Detector):
     def list_rules(self) -> tuple[Rule, ...]:
         return (
             Rule("spread", self._spread, ("score_std",), windows=0.75),
-            Rule("shift", self._shift, ("score_mean", "score_std"), windows=0.75),
+            Rule("shift", self._shift, ("score_mean", "score_std"), windows=0.75, patience=1),
         )
 
     def _spread(self, history: History) -> Verdict | None:

@@ -21,6 +21,13 @@ def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.triu_indices(n, 1)
 
 
+@lru_cache(maxsize=256)
+def _neighbours(n: int, half: int) -> NDArray[np.intp]:
+    """Of shape `(n, 2 half + 1)`: places around each place, mirrored at the ends."""
+    places = np.abs(np.arange(n)[:, None] + np.arange(-half, half + 1))
+    return np.where(places < n, places, 2 * (n - 1) - places)
+
+
 def median(x: Floats) -> float:
     """Median of a series that is not empty; for the lengths of a window ten times as fast as `numpy.median`."""
     ordered, half = sorted(x.tolist()), x.size // 2
@@ -119,8 +126,7 @@ def running_median(x: Floats, width: int = 15) -> Floats:
     half = min(width // 2, max(x.size - 1, 0))
     if half == 0:
         return x.copy()
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, half, mode="reflect"), 2 * half + 1)
-    return np.median(windows, axis=1)
+    return np.partition(x[_neighbours(x.size, half)], half, axis=1)[:, half]
 
 
 def residuals(x: Floats, width: int = 15) -> Floats:
@@ -129,7 +135,7 @@ def residuals(x: Floats, width: int = 15) -> Floats:
 
 
 def noise_sd(x: Floats, width: int = 15) -> float:
-    """Robust standard deviation of the residuals: the noise of one value, whatever the trend."""
+    """Robust standard deviation of the residuals: the noise of one value under a slow trend."""
     return robust_sd(residuals(x, width))
 
 
@@ -142,23 +148,22 @@ class PageHinkley:
     r"""
     Page-Hinkley test for a rise of the mean (Page 1954), on values standardised by a frozen reference:
 
-        `m_t = m_{t-1} + min(z_t, cap) - delta`,  alarm when  `m_t - min_{s<=t} m_s > threshold`
+        `m_t = m_{t-1} + z_t - delta`,  alarm when  `m_t - min_{s<=t} m_s > threshold`
 
-    computed as the equal recursion `u_t = max(0, u_{t-1} + min(z_t, cap) - delta)`.
+    computed as the equal recursion `u_t = max(0, u_{t-1} + z_t - delta)`.
 
     Args:
         delta (`float`): Rise in standard deviations that is tolerated for ever.
         threshold (`float`): Accumulated excess, in standard deviations, that raises the alarm.
-        cap (`float`): Largest excess a single value may add; `threshold / cap` values are needed at least.
     """
 
-    def __init__(self, delta: float, threshold: float, cap: float) -> None:
-        self.delta, self.threshold, self.cap = delta, threshold, cap
+    def __init__(self, delta: float, threshold: float) -> None:
+        self.delta, self.threshold = delta, threshold
         self.excess = 0.0
 
     def update(self, z: float) -> bool:
         """Takes the next value; whether the alarm is on."""
-        self.excess = max(0.0, self.excess + min(z, self.cap) - self.delta)
+        self.excess = max(0.0, self.excess + z - self.delta)
         return self.excess > self.threshold
 
     def state_dict(self) -> dict[str, Any]:

@@ -233,8 +233,9 @@ class Controller(Detector):
         super().__init__(settings)
 
     def list_rules(self) -> tuple[Rule, ...]:
+        target = () if self.settings.kl_target is not None else ("kl_target",)
         return (
-            Rule("stuck", self._stuck, ("beta", "kl_ref_seq|kl_ref_tok", "kl_target")),
+            Rule("stuck", self._stuck, ("beta", "kl_ref_seq|kl_ref_tok", *target)),
             Rule("swings", self._swings, ("beta",)),
         )
 
