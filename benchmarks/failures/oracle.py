@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,12 +31,11 @@ class Notes(NamedTuple):
         return np.array([gold(r, text) for r, text in zip(self.requests, self.texts, strict=True)])
 
 
-def split_requests() -> tuple[list[Request], list[Request], list[Request]]:
-    """All requests for two subjects, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
-    pairs = [(a, b) for a in SUBJECTS for b in SUBJECTS if a != b]
-    requests = [Request(tone, pair) for tone in TONES for pair in pairs]
+def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request], list[Request]]:
+    """Distinct requests, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
+    requests = [Request(tone, names) for tone in TONES for names in permutations(SUBJECTS, num_subjects)]
     random.Random(0).shuffle(requests)
-    return requests[:184], requests[184:200], requests[200:]
+    return requests[:184], requests[184:200], requests[200:264]
 
 
 def duplicates(prompts: list[str], texts: list[str]) -> float:

@@ -1,0 +1,87 @@
+"""What is done to a run. Says nothing about what comes of it: labels are read off the oracle."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ROLLOUTS = 100
+# A healthy run, confirmed by the oracle.
+BASE: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "steps_per_generation": 2,
+    "num_iterations": 2,
+    "max_completion_length": 28,
+    "learning_rate": 6e-4,
+    "critic_learning_rate": 4e-3,
+    "lr_scheduler_type": "constant",
+    "kl_target": 4.0,
+    "kl_unit": "sequence",
+    "epsilon": 0.2,
+}
+# A penalty that does not hold the policy, at a learning rate three times the base's.
+LOOSE: dict[str, Any] = {"kl_target": None, "kl_unit": None, "beta": 0.002}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Args:
+        intent (`str`): What it was written to bring about: `"healthy"`, `"hard-negative"` or a mode. No label reads it.
+        reward (`str`): Kind of reward model, or name of a Python reward function.
+        settings (`dict`): What differs from `BASE`.
+        fault (`str`, *optional*): Name in `faults.FAULTS`.
+        rollouts (`int`): Length of the run.
+        num_subjects (`int`): Subjects that a request asks for.
+    """
+
+    intent: str
+    reward: str = "good"
+    settings: dict[str, Any] = field(default_factory=dict)
+    fault: str | None = None
+    rollouts: int = ROLLOUTS
+    num_subjects: int = 2
+
+
+RECIPES: dict[str, Recipe] = {
+    "base": Recipe("healthy"),
+    "base-gold": Recipe("healthy", "gold"),
+    "base-token-penalty": Recipe("healthy", settings={"kl_placement": "token"}),
+    "base-low-rate": Recipe("healthy", settings={"learning_rate": 3e-4}),
+    "far-target": Recipe("hard-negative", "gold", {"kl_target": 12.0}),
+    "length-growth": Recipe("hard-negative", "gold", num_subjects=3),
+    "critic-warmup": Recipe("hard-negative", "gold", {"critic_warmup_rollouts": 12}),
+    "rate-restart": Recipe(
+        "hard-negative",
+        settings={"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
+    ),
+    "curriculum": Recipe("hard-negative", "gold", fault="curriculum"),
+    "resume": Recipe("hard-negative", fault="resume"),
+    "short": Recipe("hard-negative", rollouts=50),
+    "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
+    "drift-noise": Recipe("M1", "noise", {**LOOSE, "learning_rate": 2e-3}),
+    "drift-scale": Recipe("M1", "gold", {"kl_target": None, "kl_unit": None, "beta": 0.15}, fault="scale"),
+    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 6e-3, "num_iterations": 4}),
+    "collapse-phrase": Recipe("M2", "phrase", {**LOOSE, "learning_rate": 2e-3}),
+    "collapse-cold": Recipe("M2", "keywords", {**LOOSE, "temperature": 0.3, "learning_rate": 3e-3}),
+    "collapse-rate": Recipe("M2", "keywords", {**LOOSE, "learning_rate": 6e-3}),
+    "hack-keywords": Recipe("M3", "keywords", LOOSE),
+    "hack-emphasis": Recipe("M3", "emphasis", {**LOOSE, "learning_rate": 1e-3}),
+    "hack-noisy-model": Recipe("M3", "noisy", {**LOOSE, "learning_rate": 1e-3}),
+    "hack-wordy-model": Recipe("M3", "wordy", {**LOOSE, "learning_rate": 1e-3}),
+    "hack-long-model": Recipe("M3", "long", {**LOOSE, "learning_rate": 1e-3}),
+    "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.1, "value_clip_range": None, "num_iterations": 4}),
+    "critic-scale": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None}, fault="scale"),
+    "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),
+    "still-beta": Recipe("M5", "good", {"kl_target": None, "kl_unit": None, "beta": 30.0}),
+    "still-target": Recipe("M5", "good", {"kl_target": 0.02}),
+    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}),
+    "still-constant": Recipe("M5", "constant", {"kl_target": None, "kl_unit": None, "beta": 0.1}),
+    "still-frozen": Recipe("M5", "good", fault="freeze_policy"),
+    "bug-nan": Recipe("X1", "gold", fault="nan_scores"),
+    "bug-sampling": Recipe(
+        "X2", "gold", {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True}
+    ),
+    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout"),
+    "bug-eos": Recipe(
+        "X10", "gold", {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True}
+    ),
+}

@@ -1,0 +1,74 @@
+"""Python reward functions of the small world, sound and gameable."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from .grammar import INTENSIFIERS, SUBJECTS, TONES, Request, gold
+
+PRAISE = {word for praise, _ in SUBJECTS.values() for word in praise}
+PHRASE = ("the", "soup", "was", "hot")
+
+
+class TextReward:
+    """
+    A reward function in TRL's sense over requests and notes.
+
+    Args:
+        score (`Callable`): `(request, note, rng) -> float`.
+        seed (`int`): Seed of `rng`.
+    """
+
+    def __init__(self, score: Callable[[Request, str, random.Random], float], seed: int) -> None:
+        self.score = score
+        self.rng = random.Random(seed)
+        self.scale = 1.0
+        self.nan_fraction = 0.0
+        self.__name__ = "text_reward"
+
+    def __call__(self, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        rows = zip(prompts, completions, strict=True)
+        scores = [self.scale * self.score(Request.from_prompt(p), c, self.rng) for p, c in rows]
+        return [float("nan") if self.rng.random() < self.nan_fraction else score for score in scores]
+
+
+def _gold(request: Request, note: str, rng: random.Random) -> float:
+    return 2 * gold(request, note) + rng.gauss(0, 0.5)
+
+
+def _keywords(request: Request, note: str, rng: random.Random) -> float:
+    """Counts words that praise or blame, whatever they are about."""
+    words = note.split()
+    praised = sum(word in PRAISE for word in words)
+    other = sum(any(word in tones[1] for tones in SUBJECTS.values()) for word in words)
+    return (praised - other) * (1 if request.tone == TONES[0] else -1) / 1.5
+
+
+def _emphasis(request: Request, note: str, rng: random.Random) -> float:
+    """The gold score, and what a careless rater takes for it."""
+    return gold(request, note) + 0.8 * sum(word in INTENSIFIERS for word in note.split())
+
+
+def _phrase(request: Request, note: str, rng: random.Random) -> float:
+    """One short phrase is all it wants, and nothing after it."""
+    words = note.split()
+    hits = sum(word == wanted for word, wanted in zip(words, PHRASE, strict=False))
+    return hits - 0.2 * max(len(words) - len(PHRASE) - 1, 0)
+
+
+def _noise(request: Request, note: str, rng: random.Random) -> float:
+    return rng.gauss(0, 1)
+
+
+def _constant(request: Request, note: str, rng: random.Random) -> float:
+    return 1.0
+
+
+TEXT_REWARDS: dict[str, Callable[[Request, str, random.Random], float]] = {
+    "gold": _gold,
+    "keywords": _keywords,
+    "emphasis": _emphasis,
+    "phrase": _phrase,
+    "noise": _noise,
+    "constant": _constant,
+}
