@@ -1,9 +1,10 @@
 """The small world's models: tokenizer, language model of the careless writer, reward models of several qualities."""
 
+import contextlib
 import json
 import random
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: in
     rng = random.Random(1000 + seed)
     train, held_out = make_pairs(kind, rng), make_pairs(RewardModelKind(200, 0.0), rng)
     args = RewardConfig(
-        output_dir=str(folder.with_suffix(".tmp")),
+        output_dir=str(folder),
         per_device_train_batch_size=64,
         per_device_eval_batch_size=200,
         num_train_epochs=kind.epochs,
@@ -173,7 +174,6 @@ def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: in
     card = trainer.last_report_card
     trainer.save_model(str(folder))
     (folder / "accuracy.json").write_text(json.dumps({"accuracy": card.accuracy if card else None}))
-    shutil.rmtree(args.output_dir, ignore_errors=True)
 
 
 class Models:
@@ -190,14 +190,21 @@ class Models:
     @property
     def policy(self) -> Path:
         """Folder of the careless writer."""
-        folder = self.cache / "policy"
-        if not (folder / "tokenizer.json").is_file():
-            pretrain(folder)
-        return folder
+        return self._made("policy", pretrain)
 
     def reward_model(self, kind: str, seed: int) -> Path:
         """Folder of a reward model of that kind and seed."""
-        folder = self.cache / f"reward-{kind}-{seed}"
-        if not (folder / "accuracy.json").is_file():
-            train_reward_model(self.policy, folder, REWARD_MODELS[kind], seed)
+        base = self.policy
+        make = lambda folder: train_reward_model(base, folder, REWARD_MODELS[kind], seed)  # noqa: E731
+        return self._made(f"reward-{kind}-{seed}", make)
+
+    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder `name`, made elsewhere and moved when complete, because several jobs share the cache."""
+        folder = self.cache / name
+        if not folder.is_dir():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+                make(Path(temporary) / name)
+                with contextlib.suppress(OSError):  # Another job was faster.
+                    (Path(temporary) / name).rename(folder)
         return folder

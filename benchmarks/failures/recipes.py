@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLLOUTS = 100
+# Reward models of a kind; even, so that the tune and the test half share none.
+SEEDS = 10
 # A healthy run, confirmed by the oracle.
 BASE: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -85,3 +87,8 @@ RECIPES: dict[str, Recipe] = {
         "X10", "gold", {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True}
     ),
 }
+
+
+def split_of(seed: int) -> str:
+    """The half that a seed belongs to: even seeds tune the detectors, odd ones test them."""
+    return "test" if seed % 2 else "tune"

@@ -19,7 +19,7 @@ from .base import REWARD_MODELS, Models
 from .faults import FAULTS
 from .grammar import Request, random_request
 from .oracle import Oracle, split_requests
-from .recipes import BASE, RECIPES, Recipe
+from .recipes import BASE, RECIPES, SEEDS, Recipe
 from .recorder import LabTrainer, Recorder, run_settings
 from .rewards import TEXT_REWARDS, TextReward
 
@@ -72,18 +72,14 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
     Args:
         name (`str`): Name in `RECIPES`.
-        seed (`int`): Seed of everything random in the run; the reward model's is `seed % 10`.
+        seed (`int`): Seed of everything random in the run; the reward model's is `seed % SEEDS`.
         models ([`Models`]): The world's models.
 
     Returns:
         The run's settings, its records and the oracle's rows.
     """
     recipe = RECIPES[name]
-    reward: Any = (
-        str(models.reward_model(recipe.reward, seed % 10))
-        if recipe.reward in REWARD_MODELS
-        else TextReward(TEXT_REWARDS[recipe.reward], seed)
-    )
+    reward, critic = _reward_and_critic(recipe, seed, models)
     set_seed(seed)
     _, probe, held_out = split_requests(recipe.num_subjects)
     recorder = Recorder(probe, seed)
@@ -94,7 +90,9 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
         dataset = _prompts(recipe, seed, args.generation_batch_size)
 
         def make_trainer() -> LabTrainer:
-            trainer = LabTrainer(str(models.policy), reward, make_config(recipe, folder, seed), dataset)
+            trainer = LabTrainer(
+                str(models.policy), reward, make_config(recipe, folder, seed), dataset, critic_model=critic
+            )
             trainer.remove_callback(PrinterCallback)
             FAULTS.get(recipe.fault or "", lambda _: None)(trainer)
             recorder.attach(trainer, Oracle(trainer, reference, held_out, seed))
@@ -102,9 +100,21 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
         try:
             _train(make_trainer, recipe)
+        except RuntimeError as error:
+            # What the trainer does where numbers are not finite; the run ends there.
+            recorder.outcomes.append({"rollout": len(recorder.records), "error": str(error)})
         finally:
             measured.check_first_pass = check
     return asdict(run_settings(args, recipe.rollouts)), recorder.records, recorder.outcomes
+
+
+def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
+    """The reward, and the reward model that the critic starts from: the same one, or a good one for a Python function."""
+    kind = recipe.reward if recipe.reward in REWARD_MODELS else "good"
+    folder = str(models.reward_model(kind, seed % SEEDS))
+    if recipe.reward in REWARD_MODELS:
+        return folder, folder
+    return TextReward(TEXT_REWARDS[recipe.reward], seed), folder
 
 
 def _train(make_trainer: Any, recipe: Recipe) -> None:
