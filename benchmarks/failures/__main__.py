@@ -7,8 +7,31 @@
 
 import argparse
 
-from .produce import run
+from .produce import RUNS, run
 from .recipes import RECIPES
+
+
+def list_labels(arguments: argparse.Namespace) -> None:
+    """Print what the oracle says of each run."""
+    from .labels import describe
+    from .stored import read_rows
+
+    for path in sorted(RUNS.glob(f"{arguments.split}/*/*/oracle.jsonl.gz")):
+        rows = read_rows(path)
+        last = rows[-1] if "gold" in rows[-1] else rows[-2]
+        numbers = " ".join(f"{n} {last[n]:.2f}" for n in ("gold", "proxy", "kl", "duplicates", "mc_ev"))
+        split, name, seed = path.parts[-4:-1]
+        peak = max(row["gold"] for row in rows if "gold" in row)
+        print(f"{split} {name} {seed}: {describe(name, rows)} | end: {numbers}, gold peak {peak:.2f}")
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Print the tables of a split."""
+    from .table import lead_table, recall_table, results, run_table
+
+    runs = results(RUNS / arguments.split)
+    tables = [recall_table(runs), lead_table(runs), *([run_table(runs)] if arguments.runs else [])]
+    print("\n\n".join(tables))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,6 +46,13 @@ def make_parser() -> argparse.ArgumentParser:
     runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
     runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
     runner.set_defaults(action=run)
+    labeller = commands.add_parser("labels", help="what the oracle says of each run")
+    labeller.add_argument("--split", choices=["tune", "test"], default="tune")
+    labeller.set_defaults(action=list_labels)
+    printer = commands.add_parser("table", help="what the diagnostics and two baselines say")
+    printer.add_argument("--split", choices=["tune", "test"], default="tune")
+    printer.add_argument("--runs", action="store_true", help="also one row a run")
+    printer.set_defaults(action=print_table)
     return parser
 
 

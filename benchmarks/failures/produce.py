@@ -9,6 +9,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from pathlib import Path
 
+from datasets import disable_progress_bars as disable_datasets_bars
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
 from .base import Models
 from .recipes import SEEDS, split_of
 from .world import run_one
@@ -31,6 +34,8 @@ def folder_of(name: str, seed: int) -> Path:
 
 def _job(name: str, seed: int) -> str:
     warnings.simplefilter("ignore")
+    disable_datasets_bars()
+    disable_transformers_bars()
     logging.disable(logging.WARNING)
     started = time.perf_counter(), time.process_time()
     run_one(name, seed, Models(CACHE), folder_of(name, seed))

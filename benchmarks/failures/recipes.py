@@ -19,8 +19,9 @@ BASE: dict[str, Any] = {
     "kl_unit": "sequence",
     "epsilon": 0.2,
 }
-# A penalty that does not hold the policy, at a learning rate three times the base's.
-LOOSE: dict[str, Any] = {"kl_target": None, "kl_unit": None, "beta": 0.002}
+FREE: dict[str, Any] = {"kl_target": None, "kl_unit": None}
+# A penalty that does not hold the policy.
+LOOSE: dict[str, Any] = {**FREE, "beta": 0.002}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
         fault (`str`, *optional*): Name in `faults.FAULTS`.
         rollouts (`int`): Length of the run.
         num_subjects (`int`): Subjects that a request asks for.
+        causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
     """
 
     intent: str
@@ -41,6 +43,7 @@ class Recipe:
     fault: str | None = None
     rollouts: int = ROLLOUTS
     num_subjects: int = 2
+    causes: tuple[str, ...] = ()
 
 
 RECIPES: dict[str, Recipe] = {
@@ -59,24 +62,24 @@ RECIPES: dict[str, Recipe] = {
     "resume": Recipe("hard-negative", fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
-    "drift-noise": Recipe("M1", "noise", {**LOOSE, "learning_rate": 2e-3}),
-    "drift-scale": Recipe("M1", "gold", {"kl_target": None, "kl_unit": None, "beta": 0.15}, fault="scale"),
-    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 6e-3, "num_iterations": 4}),
-    "collapse-phrase": Recipe("M2", "phrase", {**LOOSE, "learning_rate": 2e-3}),
-    "collapse-cold": Recipe("M2", "keywords", {**LOOSE, "temperature": 0.3, "learning_rate": 3e-3}),
-    "collapse-rate": Recipe("M2", "keywords", {**LOOSE, "learning_rate": 6e-3}),
+    "drift-noise": Recipe("M1", "noise", {**LOOSE, "learning_rate": 4e-4}),
+    "drift-scale": Recipe("M1", "gold", {**FREE, "beta": 0.15}, fault="scale"),
+    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 2.5e-3, "num_iterations": 4}),
+    "collapse-phrase": Recipe("M2", "phrase", LOOSE),
+    "collapse-cold": Recipe("M2", "phrase", {**LOOSE, "temperature": 0.4}),
+    "collapse-rate": Recipe("M2", "keywords", {**LOOSE, "learning_rate": 3e-3}),
     "hack-keywords": Recipe("M3", "keywords", LOOSE),
-    "hack-emphasis": Recipe("M3", "emphasis", {**LOOSE, "learning_rate": 1e-3}),
-    "hack-noisy-model": Recipe("M3", "noisy", {**LOOSE, "learning_rate": 1e-3}),
-    "hack-wordy-model": Recipe("M3", "wordy", {**LOOSE, "learning_rate": 1e-3}),
-    "hack-long-model": Recipe("M3", "long", {**LOOSE, "learning_rate": 1e-3}),
+    "hack-emphasis": Recipe("M3", "emphasis", LOOSE),
+    "hack-noisy-model": Recipe("M3", "noisy", LOOSE),
+    "hack-wordy-model": Recipe("M3", "wordy", LOOSE),
+    "hack-long-model": Recipe("M3", "long", LOOSE),
     "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.1, "value_clip_range": None, "num_iterations": 4}),
     "critic-scale": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None}, fault="scale"),
     "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),
-    "still-beta": Recipe("M5", "good", {"kl_target": None, "kl_unit": None, "beta": 30.0}),
+    "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}),
     "still-target": Recipe("M5", "good", {"kl_target": 0.02}),
     "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}),
-    "still-constant": Recipe("M5", "constant", {"kl_target": None, "kl_unit": None, "beta": 0.1}),
+    "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}),
     "still-frozen": Recipe("M5", "good", fault="freeze_policy"),
     "bug-nan": Recipe("X1", "gold", fault="nan_scores"),
     "bug-sampling": Recipe(

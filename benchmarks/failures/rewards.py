@@ -37,11 +37,11 @@ def _gold(request: Request, note: str, rng: random.Random) -> float:
 
 
 def _keywords(request: Request, note: str, rng: random.Random) -> float:
-    """Counts words that praise or blame, whatever they are about."""
+    """Some of the gold score, and a count of the words that praise or blame, whatever they are about."""
     words = note.split()
     praised = sum(word in PRAISE for word in words)
     other = sum(any(word in tones[1] for tones in SUBJECTS.values()) for word in words)
-    return (praised - other) * (1 if request.tone == TONES[0] else -1) / 1.5
+    return gold(request, note) + 0.25 * (praised - other) * (1 if request.tone == TONES[0] else -1)
 
 
 def _emphasis(request: Request, note: str, rng: random.Random) -> float:

@@ -1,7 +1,5 @@
 """One run of the small world."""
 
-import gzip
-import json
 import random
 import tempfile
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from .oracle import Oracle, split_requests
 from .recipes import BASE, RECIPES, SEEDS, Recipe
 from .recorder import LabTrainer, Recorder, run_settings
 from .rewards import TEXT_REWARDS, TextReward
+from .stored import write_rows
 
 
 class _StopAt(TrainerCallback):
@@ -125,18 +124,6 @@ def _train(make_trainer: Any, recipe: Recipe) -> None:
     trainer.add_callback(_StopAt(trainer.args.max_steps // 2))
     trainer.train()
     make_trainer().train(resume_from_checkpoint=True)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write gzipped JSON lines, the same bytes for the same rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file of [`write_rows`]."""
-    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
 def run_one(name: str, seed: int, models: Models, folder: Path) -> None:

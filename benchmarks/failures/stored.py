@@ -1,0 +1,18 @@
+"""Runs as files: gzipped JSON lines."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write gzipped JSON lines, the same bytes for the same rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of [`write_rows`]."""
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
