@@ -3,18 +3,26 @@
     python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do not exist yet
     python -m benchmarks.failures labels                      # what the oracle says of each run
     python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
+    python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
 """
 
 import argparse
 
-from .produce import RUNS, run
 from .recipes import RECIPES
+from .replay import write_verdicts
+from .stored import RUNS, read_rows
+
+
+def make_runs(arguments: argparse.Namespace) -> None:
+    """Make missing runs."""
+    from .produce import run
+
+    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes)
 
 
 def list_labels(arguments: argparse.Namespace) -> None:
     """Print what the oracle says of each run."""
     from .labels import describe
-    from .stored import read_rows
 
     for path in sorted(RUNS.glob(f"{arguments.split}/*/*/oracle.jsonl.gz")):
         rows = read_rows(path)
@@ -45,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     runner.add_argument("--minutes", type=float, default=60, help="start no run later than this")
     runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
     runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
-    runner.set_defaults(action=run)
+    runner.set_defaults(action=make_runs)
     labeller = commands.add_parser("labels", help="what the oracle says of each run")
     labeller.add_argument("--split", choices=["tune", "test"], default="tune")
     labeller.set_defaults(action=list_labels)
@@ -53,6 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
     printer.add_argument("--split", choices=["tune", "test"], default="tune")
     printer.add_argument("--runs", action="store_true", help="also one row a run")
     printer.set_defaults(action=print_table)
+    accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
+    accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
     return parser
 
 

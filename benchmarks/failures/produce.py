@@ -1,6 +1,5 @@
 """Makes the runs that do not exist yet."""
 
-import argparse
 import logging
 import sys
 import time
@@ -14,9 +13,9 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from .base import Models
 from .recipes import SEEDS, split_of
+from .stored import folder_of
 from .world import run_one
 
-RUNS = Path(__file__).parent / "runs"
 CACHE = Path(__file__).parent / "cache"
 
 
@@ -25,11 +24,6 @@ def missing(split: str, recipes: list[str]) -> list[tuple[str, int]]:
     seeds = [seed for seed in range(SEEDS) if split in ("all", split_of(seed))]
     order = [(name, seed) for seed in seeds for name in recipes]
     return [(name, seed) for name, seed in order if not (folder_of(name, seed) / "records.jsonl.gz").is_file()]
-
-
-def folder_of(name: str, seed: int) -> Path:
-    """Folder of a run."""
-    return RUNS / split_of(seed) / name / str(seed)
 
 
 def _job(name: str, seed: int) -> str:
@@ -43,15 +37,15 @@ def _job(name: str, seed: int) -> str:
     return f"{name} {seed}: {cpu:.0f} s of processor time, {wall:.0f} s"
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Make missing runs, `jobs` at a time, and start none after `minutes`."""
-    deadline = time.monotonic() + 60 * arguments.minutes
-    todo = iter(missing(arguments.split, arguments.recipes))
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+def run(split: str, recipes: list[str], jobs: int, minutes: float) -> None:
+    """Make missing runs, `jobs` at a time, and start none after `minutes`; exit code 1 if one failed."""
+    deadline = time.monotonic() + 60 * minutes
+    todo = iter(missing(split, recipes))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         pending: set[Future[str]] = set()
         failed = False
         while True:
-            while len(pending) < arguments.jobs and time.monotonic() < deadline and (key := next(todo, None)):
+            while len(pending) < jobs and time.monotonic() < deadline and (key := next(todo, None)):
                 pending.add(pool.submit(_job, *key))
             if not pending:
                 sys.exit(failed)

@@ -5,6 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .recipes import split_of
+
+RUNS = Path(__file__).parent / "runs"
+
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write gzipped JSON lines, the same bytes for the same rows."""
@@ -16,3 +20,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a file of [`write_rows`]."""
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+
+
+def folder_of(name: str, seed: int) -> Path:
+    """Folder of a run."""
+    return RUNS / split_of(seed) / name / str(seed)
