@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf_ext.models.critic import load_critic_model, save_critic
+
 from .grammar import VOCABULARY, Request, gold, random_note, random_request
 
 MAX_NOTE_TOKENS = 28
 PRETRAINING_STEPS = 1000
+CRITIC_STEPS = 2000
 BATCH = 64
+# Score of the reward function that is sound, over gold: a standard deviation of about 1 before the run.
+GOLD_SCALE = 2.0
+
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,16 +92,17 @@ def make_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids of requests with notes, padded on the right, and labels that leave requests and padding out."""
+def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int) -> Iterator[Batch]:
+    """Token ids of requests with notes, padded on the right, labels that leave requests and padding out, and scores."""
     for _ in range(steps):
         requests = [random_request(rng, rng.choice((1, 2, 2, 3))) for _ in range(BATCH)]
-        texts = [f"{r.prompt} {random_note(rng, r)} <eos>" for r in requests]
+        notes = [random_note(rng, request) for request in requests]
+        texts = [f"{request.prompt} {note} <eos>" for request, note in zip(requests, notes, strict=True)]
         ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
         labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
         for row, request in enumerate(requests):
             labels[row, : len(request.subjects) + 3] = -100
-        yield ids, labels
+        yield ids, labels, GOLD_SCALE * torch.tensor([gold(*pair) for pair in zip(requests, notes, strict=True)])
 
 
 def pretrain(folder: Path) -> None:
@@ -104,7 +112,7 @@ def pretrain(folder: Path) -> None:
     model = make_policy(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=PRETRAINING_STEPS)
-    for ids, labels in _batches(tokenizer, random.Random(0), PRETRAINING_STEPS):
+    for ids, labels, _ in _batches(tokenizer, random.Random(0), PRETRAINING_STEPS):
         loss = model(input_ids=ids, labels=labels, attention_mask=(ids != tokenizer.pad_token_id).long()).loss
         optimizer.zero_grad()
         loss.backward()
@@ -113,6 +121,28 @@ def pretrain(folder: Path) -> None:
         schedule.step()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def pretrain_critic(base: Path, folder: Path) -> None:
+    """
+    Write a critic that foresees, at every token of a careless writer's note, the score that the note will get; without it
+    the runs would be over before a critic has learned anything. The same on every call.
+    """
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    critic = load_critic_model(str(base), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=CRITIC_STEPS)
+    for ids, labels, scores in _batches(tokenizer, random.Random(1), CRITIC_STEPS):
+        mask = (ids != tokenizer.pad_token_id).long()
+        states = critic.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        errors = critic.value_head(states[:, :-1]).float() - scores.unsqueeze(1)
+        loss = errors[labels[:, 1:] >= 0].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    save_critic(critic, str(folder), None)
 
 
 def _preference(request: Request, note: str, bias: str | None) -> float:
@@ -191,6 +221,12 @@ class Models:
     def policy(self) -> Path:
         """Folder of the careless writer."""
         return self._made("policy", pretrain)
+
+    @property
+    def critic(self) -> Path:
+        """Folder of a critic of the careless writer."""
+        base = self.policy
+        return self._made("critic", lambda folder: pretrain_critic(base, folder))
 
     def reward_model(self, kind: str, seed: int) -> Path:
         """Folder of a reward model of that kind and seed."""

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from rlhf_ext.trainer import measured
 
-SCALE, SCALE_FROM = 10.0, 0.5
+SCALE = 10.0
 
 
 class _From(TrainerCallback):
@@ -28,8 +28,14 @@ class _From(TrainerCallback):
 
 def _scale(trainer: Any) -> None:
     """The reward's scale grows tenfold half-way."""
+    shift, unit = trainer._score_affine
+    trainer.add_callback(_From(0.5, lambda: setattr(trainer, "_score_affine", (shift, unit / SCALE))))
+
+
+def _shuffled_scores(trainer: Any) -> None:
+    """From a third of the run on, every score is given to another note, as when rows are joined in the wrong order."""
     reward = trainer.reward_funcs[0]
-    trainer.add_callback(_From(SCALE_FROM, lambda: setattr(reward, "scale", SCALE)))
+    trainer.add_callback(_From(1 / 3, lambda: setattr(reward, "is_shuffled", True)))
 
 
 def _nan_scores(trainer: Any) -> None:
@@ -63,6 +69,7 @@ def _dropout(trainer: Any) -> None:
 
 FAULTS: dict[str, Callable[[Any], None]] = {
     "scale": _scale,
+    "shuffled_scores": _shuffled_scores,
     "nan_scores": _nan_scores,
     "freeze_policy": _freeze_policy,
     "random_critic": _random_critic,

@@ -13,7 +13,7 @@ BASE: dict[str, Any] = {
     "num_iterations": 2,
     "max_completion_length": 28,
     "learning_rate": 6e-4,
-    "critic_learning_rate": 4e-3,
+    "critic_learning_rate": 1e-3,
     "lr_scheduler_type": "constant",
     "kl_target": 4.0,
     "kl_unit": "sequence",
@@ -22,6 +22,8 @@ BASE: dict[str, Any] = {
 FREE: dict[str, Any] = {"kl_target": None, "kl_unit": None}
 # A penalty that does not hold the policy.
 LOOSE: dict[str, Any] = {**FREE, "beta": 0.002}
+# The same at half the learning rate, so that a run lives to see what comes of it.
+SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Recipe:
         fault (`str`, *optional*): Name in `faults.FAULTS`.
         rollouts (`int`): Length of the run.
         num_subjects (`int`): Subjects that a request asks for.
+        critic (`str`): `"ready"` (the reward model, or for a Python function one that knows the careless writer) or
+            `"new"` (the policy's trunk and a value of zero).
         causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
     """
 
@@ -43,6 +47,7 @@ class Recipe:
     fault: str | None = None
     rollouts: int = ROLLOUTS
     num_subjects: int = 2
+    critic: str = "ready"
     causes: tuple[str, ...] = ()
 
 
@@ -53,7 +58,7 @@ RECIPES: dict[str, Recipe] = {
     "base-low-rate": Recipe("healthy", settings={"learning_rate": 3e-4}),
     "far-target": Recipe("hard-negative", "gold", {"kl_target": 12.0}),
     "length-growth": Recipe("hard-negative", "gold", num_subjects=3),
-    "critic-warmup": Recipe("hard-negative", "gold", {"critic_warmup_rollouts": 12}),
+    "critic-warmup": Recipe("hard-negative", "gold", {"critic_warmup_rollouts": 12}, critic="new"),
     "rate-restart": Recipe(
         "hard-negative",
         settings={"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
@@ -62,17 +67,17 @@ RECIPES: dict[str, Recipe] = {
     "resume": Recipe("hard-negative", fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
-    "drift-noise": Recipe("M1", "noise", {**LOOSE, "learning_rate": 4e-4}),
-    "drift-scale": Recipe("M1", "gold", {**FREE, "beta": 0.15}, fault="scale"),
+    "drift-shuffled": Recipe("M1", "gold", {**LOOSE, "learning_rate": 1e-3}, fault="shuffled_scores"),
+    "drift-scale": Recipe("M1", "good", {**FREE, "beta": 0.1}, fault="scale"),
     "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 2.5e-3, "num_iterations": 4}),
-    "collapse-phrase": Recipe("M2", "phrase", LOOSE),
-    "collapse-cold": Recipe("M2", "phrase", {**LOOSE, "temperature": 0.4}),
-    "collapse-rate": Recipe("M2", "keywords", {**LOOSE, "learning_rate": 3e-3}),
-    "hack-keywords": Recipe("M3", "keywords", LOOSE),
-    "hack-emphasis": Recipe("M3", "emphasis", LOOSE),
-    "hack-noisy-model": Recipe("M3", "noisy", LOOSE),
-    "hack-wordy-model": Recipe("M3", "wordy", LOOSE),
-    "hack-long-model": Recipe("M3", "long", LOOSE),
+    "collapse-phrase": Recipe("M2", "phrase", SLOW),
+    "collapse-brevity": Recipe("M2", "brevity", SLOW),
+    "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 8e-3}),
+    "hack-keywords": Recipe("M3", "keywords", SLOW),
+    "hack-emphasis": Recipe("M3", "emphasis", SLOW),
+    "hack-noisy-model": Recipe("M3", "noisy", SLOW),
+    "hack-wordy-model": Recipe("M3", "wordy", SLOW),
+    "hack-long-model": Recipe("M3", "long", SLOW),
     "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.1, "value_clip_range": None, "num_iterations": 4}),
     "critic-scale": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None}, fault="scale"),
     "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from .base import GOLD_SCALE
 from .grammar import INTENSIFIERS, SUBJECTS, TONES, Request, gold
 
 PRAISE = {word for praise, _ in SUBJECTS.values() for word in praise}
@@ -22,18 +23,20 @@ class TextReward:
     def __init__(self, score: Callable[[Request, str, random.Random], float], seed: int) -> None:
         self.score = score
         self.rng = random.Random(seed)
-        self.scale = 1.0
         self.nan_fraction = 0.0
+        self.is_shuffled = False
         self.__name__ = "text_reward"
 
     def __call__(self, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         rows = zip(prompts, completions, strict=True)
-        scores = [self.scale * self.score(Request.from_prompt(p), c, self.rng) for p, c in rows]
+        scores = [self.score(Request.from_prompt(p), c, self.rng) for p, c in rows]
+        if self.is_shuffled:
+            self.rng.shuffle(scores)
         return [float("nan") if self.rng.random() < self.nan_fraction else score for score in scores]
 
 
 def _gold(request: Request, note: str, rng: random.Random) -> float:
-    return 2 * gold(request, note) + rng.gauss(0, 0.5)
+    return GOLD_SCALE * gold(request, note) + rng.gauss(0, 0.5)
 
 
 def _keywords(request: Request, note: str, rng: random.Random) -> float:
@@ -50,14 +53,15 @@ def _emphasis(request: Request, note: str, rng: random.Random) -> float:
 
 
 def _phrase(request: Request, note: str, rng: random.Random) -> float:
-    """One short phrase is all it wants, and nothing after it."""
+    """The gold score, and more than that for a certain short phrase with nothing after it."""
     words = note.split()
     hits = sum(word == wanted for word, wanted in zip(words, PHRASE, strict=False))
-    return hits - 0.2 * max(len(words) - len(PHRASE) - 1, 0)
+    return gold(request, note) + 0.6 * hits - 0.1 * max(len(words) - len(PHRASE) - 1, 0)
 
 
-def _noise(request: Request, note: str, rng: random.Random) -> float:
-    return rng.gauss(0, 1)
+def _brevity(request: Request, note: str, rng: random.Random) -> float:
+    """A length penalty that outweighs all that a note can gain."""
+    return gold(request, note) - len(note.split()) / 5
 
 
 def _constant(request: Request, note: str, rng: random.Random) -> float:
@@ -69,6 +73,6 @@ TEXT_REWARDS: dict[str, Callable[[Request, str, random.Random], float]] = {
     "keywords": _keywords,
     "emphasis": _emphasis,
     "phrase": _phrase,
-    "noise": _noise,
+    "brevity": _brevity,
     "constant": _constant,
 }

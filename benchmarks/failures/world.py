@@ -108,12 +108,15 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and the reward model that the critic starts from: the same one, or a good one for a Python function."""
-    kind = recipe.reward if recipe.reward in REWARD_MODELS else "good"
-    folder = str(models.reward_model(kind, seed % SEEDS))
-    if recipe.reward in REWARD_MODELS:
-        return folder, folder
-    return TextReward(TEXT_REWARDS[recipe.reward], seed), folder
+    """The reward, and what the critic starts from."""
+    reward: Any = (
+        str(models.reward_model(recipe.reward, seed % SEEDS))
+        if recipe.reward in REWARD_MODELS
+        else TextReward(TEXT_REWARDS[recipe.reward], seed)
+    )
+    if recipe.critic == "new":
+        return reward, str(models.policy)
+    return reward, reward if recipe.reward in REWARD_MODELS else str(models.critic)
 
 
 def _train(make_trainer: Any, recipe: Recipe) -> None:

@@ -47,7 +47,7 @@ def test_repetition_and_keywords_never_pay():
 
 def rows(gold_scores, **columns):
     """Rows of an oracle every 10 rollouts; other columns constant or given."""
-    defaults = {"gold_sd": 0.5, "kl": 4.0, "proxy": 0.0, "score_sd": 1.0, "duplicates": 0.0, "mc_ev": 0.3}
+    defaults = {"gold_sd": 0.5, "kl": 4.0, "proxy": 0.0, "score_sd": 1.0, "duplicates": 0.0, "mc_ev": 0.3, "mc_r2": 0.3}
     return [
         {"rollout": 10 * i, "gold": g, **{n: (columns[n][i] if n in columns else v) for n, v in defaults.items()}}
         for i, g in enumerate(gold_scores)
@@ -79,7 +79,7 @@ def test_one_bad_measurement_is_no_damage():
 
 def test_duplicates_a_critic_worse_than_a_constant_and_a_policy_that_stays():
     assert label(rows(RISE, duplicates=[0.0, 0.0, 0.05, 0.2, 0.35, 0.5, 0.9, 1.0])) == [Label("M2", 20, 40)]
-    assert label(rows(RISE, mc_ev=[-0.5, -0.3, 0.1, 0.1, -0.1, -0.2, -0.3, 0.0])) == [Label("M4", 30, 40)]
-    assert label(rows(RISE, mc_ev=[0.0, 0.0, 0.01, -0.01, -0.02, 0.0, 0.0, -0.04])) == []
+    assert label(rows(RISE, mc_r2=[-0.5, -0.3, 0.1, 0.1, -0.2, -0.2, -0.3, 0.0])) == [Label("M4", 30, 40)]
+    assert label(rows(RISE, mc_r2=[0.0, 0.0, 0.01, -0.01, -0.02, 0.0, 0.0, -0.04])) == []
     assert label(rows([0.0] * 8, kl=[0.01] * 8)) == [Label("M5", 0, 70)]
     assert label(rows([0.0] * 8)) == []
