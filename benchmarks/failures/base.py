@@ -1,9 +1,10 @@
 """The small world's models: tokenizer, language model of the careless writer, reward models of several qualities."""
 
+import contextlib
 import json
 import random
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,18 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf_ext.models.critic import load_critic_model, save_critic
+
 from .grammar import VOCABULARY, Request, gold, random_note, random_request
 
 MAX_NOTE_TOKENS = 28
 PRETRAINING_STEPS = 1000
+CRITIC_STEPS = 2000
 BATCH = 64
+# Score of the reward function that is sound, over gold: a standard deviation of about 1 before the run.
+GOLD_SCALE = 2.0
+
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,16 +92,17 @@ def make_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids of requests with notes, padded on the right, and labels that leave requests and padding out."""
+def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int) -> Iterator[Batch]:
+    """Token ids of requests with notes, padded on the right, labels that leave requests and padding out, and scores."""
     for _ in range(steps):
         requests = [random_request(rng, rng.choice((1, 2, 2, 3))) for _ in range(BATCH)]
-        texts = [f"{r.prompt} {random_note(rng, r)} <eos>" for r in requests]
+        notes = [random_note(rng, request) for request in requests]
+        texts = [f"{request.prompt} {note} <eos>" for request, note in zip(requests, notes, strict=True)]
         ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")["input_ids"]
         labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
         for row, request in enumerate(requests):
             labels[row, : len(request.subjects) + 3] = -100
-        yield ids, labels
+        yield ids, labels, GOLD_SCALE * torch.tensor([gold(*pair) for pair in zip(requests, notes, strict=True)])
 
 
 def pretrain(folder: Path) -> None:
@@ -103,7 +112,7 @@ def pretrain(folder: Path) -> None:
     model = make_policy(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=PRETRAINING_STEPS)
-    for ids, labels in _batches(tokenizer, random.Random(0), PRETRAINING_STEPS):
+    for ids, labels, _ in _batches(tokenizer, random.Random(0), PRETRAINING_STEPS):
         loss = model(input_ids=ids, labels=labels, attention_mask=(ids != tokenizer.pad_token_id).long()).loss
         optimizer.zero_grad()
         loss.backward()
@@ -112,6 +121,28 @@ def pretrain(folder: Path) -> None:
         schedule.step()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def pretrain_critic(base: Path, folder: Path) -> None:
+    """
+    Write a critic that foresees, at every token of a careless writer's note, the score that the note will get; without it
+    the runs would be over before a critic has learned anything. The same on every call.
+    """
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    critic = load_critic_model(str(base), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=CRITIC_STEPS)
+    for ids, labels, scores in _batches(tokenizer, random.Random(1), CRITIC_STEPS):
+        mask = (ids != tokenizer.pad_token_id).long()
+        states = critic.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        errors = critic.value_head(states[:, :-1]).float() - scores.unsqueeze(1)
+        loss = errors[labels[:, 1:] >= 0].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    save_critic(critic, str(folder), None)
 
 
 def _preference(request: Request, note: str, bias: str | None) -> float:
@@ -148,7 +179,7 @@ def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: in
     rng = random.Random(1000 + seed)
     train, held_out = make_pairs(kind, rng), make_pairs(RewardModelKind(200, 0.0), rng)
     args = RewardConfig(
-        output_dir=str(folder.with_suffix(".tmp")),
+        output_dir=str(folder),
         per_device_train_batch_size=64,
         per_device_eval_batch_size=200,
         num_train_epochs=kind.epochs,
@@ -173,7 +204,6 @@ def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: in
     card = trainer.last_report_card
     trainer.save_model(str(folder))
     (folder / "accuracy.json").write_text(json.dumps({"accuracy": card.accuracy if card else None}))
-    shutil.rmtree(args.output_dir, ignore_errors=True)
 
 
 class Models:
@@ -190,14 +220,27 @@ class Models:
     @property
     def policy(self) -> Path:
         """Folder of the careless writer."""
-        folder = self.cache / "policy"
-        if not (folder / "tokenizer.json").is_file():
-            pretrain(folder)
-        return folder
+        return self._made("policy", pretrain)
+
+    @property
+    def critic(self) -> Path:
+        """Folder of a critic of the careless writer."""
+        base = self.policy
+        return self._made("critic", lambda folder: pretrain_critic(base, folder))
 
     def reward_model(self, kind: str, seed: int) -> Path:
         """Folder of a reward model of that kind and seed."""
-        folder = self.cache / f"reward-{kind}-{seed}"
-        if not (folder / "accuracy.json").is_file():
-            train_reward_model(self.policy, folder, REWARD_MODELS[kind], seed)
+        base = self.policy
+        make = lambda folder: train_reward_model(base, folder, REWARD_MODELS[kind], seed)  # noqa: E731
+        return self._made(f"reward-{kind}-{seed}", make)
+
+    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder `name`, made elsewhere and moved when complete, because several jobs share the cache."""
+        folder = self.cache / name
+        if not folder.is_dir():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+                make(Path(temporary) / name)
+                with contextlib.suppress(OSError):  # Another job was faster.
+                    (Path(temporary) / name).rename(folder)
         return folder

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,12 +31,11 @@ class Notes(NamedTuple):
         return np.array([gold(r, text) for r, text in zip(self.requests, self.texts, strict=True)])
 
 
-def split_requests() -> tuple[list[Request], list[Request], list[Request]]:
-    """All requests for two subjects, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
-    pairs = [(a, b) for a in SUBJECTS for b in SUBJECTS if a != b]
-    requests = [Request(tone, pair) for tone in TONES for pair in pairs]
+def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request], list[Request]]:
+    """Distinct requests, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
+    requests = [Request(tone, names) for tone in TONES for names in permutations(SUBJECTS, num_subjects)]
     random.Random(0).shuffle(requests)
-    return requests[:184], requests[184:200], requests[200:]
+    return requests[:184], requests[184:200], requests[200:264]
 
 
 def duplicates(prompts: list[str], texts: list[str]) -> float:
@@ -114,6 +114,7 @@ class Oracle:
         self.requests = requests
         self.seed = seed
         self.weights = self._weights()
+        self.shift, self.unit = (float(x[0]) for x in trainer._score_affine)
 
     def _weights(self) -> Tensor:
         own = self.trainer.model.state_dict()
@@ -121,7 +122,7 @@ class Oracle:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """One row of the oracle's file; all but `proxy` and `mc_ev` are known to nobody in the run."""
+        """One row of the oracle's file; all but the last four are known to nobody in the run."""
         notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
         mask = notes.sequences.completion_mask
         kl, entropy, surprise = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
@@ -156,7 +157,10 @@ class Oracle:
         return (p * (policy - reference)).sum(-1), -(p * policy).sum(-1), -taken
 
     def _critic(self, notes: Notes) -> dict[str, float]:
-        """Mean score by the run's own reward, and the share of Monte-Carlo returns that the critic explains."""
+        """
+        Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
+        returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
+        """
         trainer = self.trainer
         scores = self._scores(notes)
         outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
@@ -164,18 +168,27 @@ class Oracle:
         ref = trainer._reference_logprobs(notes.sequences)
         mask = notes.sequences.completion_mask
         kl = 0.0 if ref is None else masked_sum(outputs.logprobs - ref, mask, dim=1)
-        returns = (scores - beta * kl).unsqueeze(1).expand_as(outputs.values)
-        variance = returns[mask].var()
-        explained = 1 - (returns - outputs.values)[mask].var() / variance if variance > 1e-8 else 0.0
-        return {"proxy": scores.nanmean().item(), "mc_ev": float(explained), "score_sd": scores.std().item()}
+        returns = (scores * self.scale - beta * kl).unsqueeze(1).expand_as(outputs.values)[mask]
+        errors = returns - outputs.values[mask]
+        variance = returns.var().clamp(min=1e-6)
+        return {
+            "proxy": scores.mean(),
+            "score_sd": scores.std(),
+            "mc_ev": 1 - errors.var() / variance,
+            "mc_r2": 1 - errors.square().mean() / variance,
+        }
 
     def _scores(self, notes: Notes) -> Tensor:
-        trainer = self.trainer
-        function: Callable[..., list[float]] = trainer.reward_funcs[0]
+        """Scores as at the start of the run."""
+        function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
         prompts = [r.prompt for r in notes.requests]
         raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
-        shift, scale = (float(x[0]) for x in trainer._score_affine)
-        return (raw - shift) / scale
+        return (raw.nan_to_num(nan=raw.nanmean()) - self.shift) / self.unit
+
+    @property
+    def scale(self) -> float:
+        """By what a fault has multiplied the scores."""
+        return self.unit / float(self.trainer._score_affine[1][0])
 
 
 def text_extras(prompts: list[str], texts: list[str]) -> dict[str, float]:

@@ -1,0 +1,76 @@
+"""The lab of the diagnostics: small PPO runs that fail in known ways, what really happened in them, and who saw it.
+
+    python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do not exist yet
+    python -m benchmarks.failures labels                      # what the oracle says of each run
+    python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
+    python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
+"""
+
+import argparse
+
+from .recipes import RECIPES
+from .replay import write_verdicts
+from .stored import RUNS, read_rows
+
+
+def make_runs(arguments: argparse.Namespace) -> None:
+    """Make missing runs."""
+    from .produce import run
+
+    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes)
+
+
+def list_labels(arguments: argparse.Namespace) -> None:
+    """Print what the oracle says of each run."""
+    from .labels import describe
+
+    for path in sorted(RUNS.glob(f"{arguments.split}/*/*/oracle.jsonl.gz")):
+        rows = read_rows(path)
+        last = rows[-1] if "gold" in rows[-1] else rows[-2]
+        numbers = " ".join(f"{n} {last[n]:.2f}" for n in ("gold", "proxy", "kl", "duplicates", "mc_ev"))
+        split, name, seed = path.parts[-4:-1]
+        peak = max(row["gold"] for row in rows if "gold" in row)
+        print(f"{split} {name} {seed}: {describe(name, rows)} | end: {numbers}, gold peak {peak:.2f}")
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Print the tables of a split."""
+    from .table import lead_table, recall_table, results, run_table
+
+    runs = results(RUNS / arguments.split)
+    tables = [recall_table(runs), lead_table(runs), *([run_table(runs)] if arguments.runs else [])]
+    print("\n\n".join(tables))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.failures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    runner = commands.add_parser("run", help="make runs that do not exist yet")
+    runner.add_argument("--jobs", type=int, default=1, help="processes; each keeps one core busy")
+    runner.add_argument("--minutes", type=float, default=60, help="start no run later than this")
+    runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
+    runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
+    runner.set_defaults(action=make_runs)
+    labeller = commands.add_parser("labels", help="what the oracle says of each run")
+    labeller.add_argument("--split", choices=["tune", "test"], default="tune")
+    labeller.set_defaults(action=list_labels)
+    printer = commands.add_parser("table", help="what the diagnostics and two baselines say")
+    printer.add_argument("--split", choices=["tune", "test"], default="tune")
+    printer.add_argument("--runs", action="store_true", help="also one row a run")
+    printer.set_defaults(action=print_table)
+    accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
+    accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
+    return parser
+
+
+def main() -> None:
+    """Do what the command line says."""
+    arguments = make_parser().parse_args()
+    arguments.action(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Makes the runs that do not exist yet."""
+
+import logging
+import sys
+import time
+import warnings
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from datasets import disable_progress_bars as disable_datasets_bars
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
+from .base import Models
+from .recipes import SEEDS, split_of
+from .stored import folder_of
+from .world import run_one
+
+CACHE = Path(__file__).parent / "cache"
+
+
+def missing(split: str, recipes: list[str]) -> list[tuple[str, int]]:
+    """Runs that do not exist, one of every recipe before the next seed, so that a set stopped at any time is balanced."""
+    seeds = [seed for seed in range(SEEDS) if split in ("all", split_of(seed))]
+    order = [(name, seed) for seed in seeds for name in recipes]
+    return [(name, seed) for name, seed in order if not (folder_of(name, seed) / "records.jsonl.gz").is_file()]
+
+
+def _job(name: str, seed: int) -> str:
+    warnings.simplefilter("ignore")
+    disable_datasets_bars()
+    disable_transformers_bars()
+    logging.disable(logging.WARNING)
+    started = time.perf_counter(), time.process_time()
+    run_one(name, seed, Models(CACHE), folder_of(name, seed))
+    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+    return f"{name} {seed}: {cpu:.0f} s of processor time, {wall:.0f} s"
+
+
+def run(split: str, recipes: list[str], jobs: int, minutes: float) -> None:
+    """Make missing runs, `jobs` at a time, and start none after `minutes`; exit code 1 if one failed."""
+    deadline = time.monotonic() + 60 * minutes
+    todo = iter(missing(split, recipes))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        pending: set[Future[str]] = set()
+        failed = False
+        while True:
+            while len(pending) < jobs and time.monotonic() < deadline and (key := next(todo, None)):
+                pending.add(pool.submit(_job, *key))
+            if not pending:
+                sys.exit(failed)
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                error = future.exception()
+                failed |= error is not None
+                print(repr(error) if error else future.result(), flush=True)

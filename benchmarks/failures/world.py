@@ -1,0 +1,141 @@
+"""One run of the small world."""
+
+import random
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
+
+from rlhf_ext import PPOConfig
+from rlhf_ext.trainer import measured
+
+from .base import REWARD_MODELS, Models
+from .faults import FAULTS
+from .grammar import Request, random_request
+from .oracle import Oracle, split_requests
+from .recipes import BASE, RECIPES, SEEDS, Recipe
+from .recorder import LabTrainer, Recorder, run_settings
+from .rewards import TEXT_REWARDS, TextReward
+from .stored import write_rows
+
+
+class _StopAt(TrainerCallback):
+    """Saves and stops at a step, as an interruption does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+def make_config(recipe: Recipe, folder: str, seed: int) -> PPOConfig:
+    """Settings of a run of `recipe`."""
+    settings = {**BASE, **recipe.settings}
+    per_rollout = settings["steps_per_generation"] * settings["num_iterations"]
+    return PPOConfig(
+        output_dir=folder,
+        max_steps=recipe.rollouts * per_rollout,
+        per_device_eval_batch_size=256,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        shuffle_dataset=recipe.fault != "curriculum",
+        seed=seed,
+        **settings,
+    )
+
+
+def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
+    """Requests to train on; a curriculum asks for one subject in the first half of the run, then for two."""
+    train, _, _ = split_requests(recipe.num_subjects)
+    requests: list[Request] = train
+    if recipe.fault == "curriculum":
+        rng = random.Random(seed)
+        half = recipe.rollouts // 2 * rollout_size
+        requests = [random_request(rng, 1) for _ in range(half)] + [rng.choice(train) for _ in range(half)]
+    return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
+
+
+def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list[dict], list[dict]]:
+    """
+    Run a recipe.
+
+    Args:
+        name (`str`): Name in `RECIPES`.
+        seed (`int`): Seed of everything random in the run; the reward model's is `seed % SEEDS`.
+        models ([`Models`]): The world's models.
+
+    Returns:
+        The run's settings, its records and the oracle's rows.
+    """
+    recipe = RECIPES[name]
+    reward, critic = _reward_and_critic(recipe, seed, models)
+    set_seed(seed)
+    _, probe, held_out = split_requests(recipe.num_subjects)
+    recorder = Recorder(probe, seed)
+    reference = AutoModelForCausalLM.from_pretrained(models.policy)
+    check = measured.check_first_pass
+    with tempfile.TemporaryDirectory() as folder:
+        args = make_config(recipe, folder, seed)
+        dataset = _prompts(recipe, seed, args.generation_batch_size)
+
+        def make_trainer() -> LabTrainer:
+            trainer = LabTrainer(
+                str(models.policy), reward, make_config(recipe, folder, seed), dataset, critic_model=critic
+            )
+            trainer.remove_callback(PrinterCallback)
+            FAULTS.get(recipe.fault or "", lambda _: None)(trainer)
+            recorder.attach(trainer, Oracle(trainer, reference, held_out, seed))
+            return trainer
+
+        try:
+            _train(make_trainer, recipe)
+        except RuntimeError as error:
+            # What the trainer does where numbers are not finite; the run ends there.
+            recorder.outcomes.append({"rollout": len(recorder.records), "error": str(error)})
+        finally:
+            measured.check_first_pass = check
+    return asdict(run_settings(args, recipe.rollouts)), recorder.records, recorder.outcomes
+
+
+def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
+    """The reward, and what the critic starts from."""
+    reward: Any = (
+        str(models.reward_model(recipe.reward, seed % SEEDS))
+        if recipe.reward in REWARD_MODELS
+        else TextReward(TEXT_REWARDS[recipe.reward], seed)
+    )
+    if recipe.critic == "new":
+        return reward, str(models.policy)
+    return reward, reward if recipe.reward in REWARD_MODELS else str(models.critic)
+
+
+def _train(make_trainer: Any, recipe: Recipe) -> None:
+    trainer = make_trainer()
+    if recipe.fault != "resume":
+        trainer.train()
+        return
+    trainer.add_callback(_StopAt(trainer.args.max_steps // 2))
+    trainer.train()
+    make_trainer().train(resume_from_checkpoint=True)
+
+
+def run_one(name: str, seed: int, models: Models, folder: Path) -> None:
+    """Run a recipe and write `records.jsonl.gz` (settings first) and `oracle.jsonl.gz` to `folder`, at its end."""
+    torch.set_num_threads(1)
+    settings, records, outcomes = simulate(name, seed, models)
+    write_rows(folder / "oracle.jsonl.gz", [{k: _short(v) for k, v in row.items()} for row in outcomes])
+    write_rows(folder / "records.jsonl.gz", [{"settings": settings}, *records])
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
