@@ -194,6 +194,8 @@ class MeasuredTrainer(RLOOTrainer):
             self._update_is_over = False
         self._is_passed_over = self._update_is_over
         if self._is_passed_over:
+            # What is logged goes by this flag, which a run that resumes here has not set yet.
+            model.train()
             self._step += 1
             loss = torch.zeros((), device=self.accelerator.device)
         else:
