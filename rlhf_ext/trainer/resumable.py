@@ -195,7 +195,9 @@ class ResumableTrainer(RoleTrainer):
             pending.clear()
         self._init_measurements()
         self.update_kl_limit = math.inf
-        self.steps_to_spare = STEPS_TO_SPARE if self.args.diagnostics == "act" else 0
+        # DeepSpeed makes its step within the backward pass.
+        can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
+        self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:
             self._restore_run_state(self._checkpoint)
