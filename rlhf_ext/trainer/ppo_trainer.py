@@ -36,7 +36,7 @@ from .launch import check_saves_weights
 from .measured import Samples
 from .policy import load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
-from .probe import QualityProbe, check_probe
+from .probe import Probe, check_probe, wants_probe
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
@@ -184,7 +184,7 @@ class PPOTrainer(ResumableTrainer):
         self._step_tokens = torch.ones(())
         self._init_measurements()
         held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
-        self._probe = None if quality_fn is None else QualityProbe(quality_fn, held_out, args)
+        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
         self._init_diagnostics()
         self._init_resuming(critic)
 
