@@ -14,11 +14,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file
 
 from .roles import CRITIC
-from .scoring import load_reward_model
+from .scoring import hub_arguments, load_reward_model
 
 CRITIC_KINDS = ("adapter", "head", "model")
 CRITIC_FOLDER = "critic"
 VALUE_HEAD_FILE = "value_head.safetensors"
+_PLACE_IN_REPOSITORY = ("revision", "subfolder", "gguf_file")
 
 
 class _Float32Linear(nn.Linear):
@@ -98,7 +99,7 @@ def load_critic_model(
         critic = _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
         critic.value_head.load_state_dict(load_file(os.path.join(source, VALUE_HEAD_FILE)))
         return critic
-    if find_adapter_config_file(source) is None and not _is_classifier(AutoConfig.from_pretrained(source)):
+    if not _is_classifier(source, **model_init_kwargs):
         return _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
     model = load_reward_model(source, **model_init_kwargs)
     if isinstance(model, PeftModel):
@@ -106,14 +107,21 @@ def load_critic_model(
     return _critic_of(model, normalization, weight)
 
 
-def _is_classifier(config: Any) -> bool:
+def _is_classifier(source: str, trust_remote_code: bool = False, **model_init_kwargs: Any) -> bool:
+    """Whether it is a reward model, full or saved as an adapter."""
+    hub = hub_arguments(model_init_kwargs)
+    if find_adapter_config_file(source, **hub) is not None:
+        return True
+    where = {name: model_init_kwargs[name] for name in _PLACE_IN_REPOSITORY if name in model_init_kwargs}
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub, **where)
     return any("SequenceClassification" in name for name in config.architectures or ())
 
 
 def _critic_of(
     model: PreTrainedModel, normalization: tuple[float, float] | None = None, weight: float = 1.0
 ) -> Critic:
-    critic = Critic(model.config.get_text_config().hidden_size, model.base_model)
+    # A reward model was frozen by its scorer, or by PEFT while it was an adapter.
+    critic = Critic(model.config.get_text_config().hidden_size, model.base_model.requires_grad_(True))
     if "SequenceClassification" in type(model).__name__:
         _continue_score(critic.value_head, model, normalization or (0.0, 1.0), weight)
     return critic

@@ -34,7 +34,7 @@ from .contexts import saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .launch import return_unrounded
 from .measured import MeasuredTrainer
-from .optimization import hold_policy, split_off_critic
+from .optimization import IS_CRITIC, hold_policy, split_off_critic
 from .reward_functions import loading_arguments, score_affine
 from .vllm import PROBE_PROMPTS, check_engine, sync_policy_only
 
@@ -44,8 +44,8 @@ class RoleTrainer(MeasuredTrainer):
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
     What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
-    `_generate_single_turn` checks vLLM after each weight synchronisation; `create_optimizer` and `create_scheduler` give
-    the critic parameter groups of its own; `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    `_generate_single_turn` checks vLLM after each weight synchronisation; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
+    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -109,7 +109,11 @@ class RoleTrainer(MeasuredTrainer):
             if isinstance(function, RewardModelScorer) and same_vocabulary(function.tokenizer, self._tokenizer):
                 source = function.source if isinstance(function.source, str) else copy.deepcopy(function.source)
                 return load_critic_model(source, function.normalization if normalize else None, weight, **kwargs)
-        return load_critic_model(policy.config._name_or_path or copy.deepcopy(policy), **kwargs)
+        if self._policy_repository is not None or hasattr(policy, "hf_quantizer") or is_deepspeed_zero3_enabled():
+            return load_critic_model(policy.config._name_or_path, **kwargs | (self._policy_repository or {}))
+        # The weights of an instance need not be those of the folder it came from.
+        own = copy.deepcopy(self.model)
+        return load_critic_model((own.unload() if is_peft_model(own) else own).base_model)
 
     def _prepare_reference(self, ref_model: PreTrainedModel) -> nn.Module:
         if self.args.disable_dropout:
@@ -174,9 +178,8 @@ class RoleTrainer(MeasuredTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
         """As the parent, with the critic's parameters in groups of their own, after the policy's."""
-        is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new:
+        if not any(IS_CRITIC in group for group in optimizer.param_groups):
             split_off_critic(optimizer, self.model, self.args.critic_learning_rate)
         return optimizer
 
