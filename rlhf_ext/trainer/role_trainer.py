@@ -157,15 +157,16 @@ class RoleTrainer(MeasuredTrainer):
         is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
         completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if not is_synced:
-            self._check_engine(prompt_ids[: PROBE_PROMPTS * self.num_generations])
+            answers = self.num_generations if self.model.training else self.num_generations_eval
+            self._check_engine(prompt_ids[: PROBE_PROMPTS * answers], answers)
         return completion_ids
 
-    def _check_engine(self, prompt_ids: list[list[int]]) -> None:
-        """Scores a few answers of vLLM by the policy too."""
+    def _check_engine(self, prompt_ids: list[list[int]], num_generations: int) -> None:
+        """Scores a few answers of vLLM by the policy too; each prompt is there once per answer."""
         engine = self.vllm_generation
         engine.logprobs = 0  # of the sampled token
         _, completion_ids, reported, _ = engine.generate(
-            prompts=prompt_ids, images=None, num_generations=self.num_generations
+            prompts=prompt_ids, images=None, num_generations=num_generations
         )
         sequences = Sequences.from_lists(
             prompt_ids, completion_ids, self._tokenizer.pad_token_id, self.accelerator.device
