@@ -30,7 +30,7 @@ from ..models.roles import (
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
-from .contexts import saving_adapters
+from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .launch import return_unrounded
 from .measured import MeasuredTrainer
@@ -44,7 +44,8 @@ class RoleTrainer(MeasuredTrainer):
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
     What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
-    `_generate_single_turn` checks vLLM after each weight synchronisation; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
+    `_generate_single_turn` checks vLLM after each weight synchronisation, and keeps continuous batching from changing the
+    model; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
     `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
 
@@ -154,6 +155,9 @@ class RoleTrainer(MeasuredTrainer):
     # ---- Generation by vLLM -----------------------------------------------------------------------------------------
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        if self.use_transformers_continuous_batching:
+            with kept_for_continuous_batching(self.model, self.args):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
         completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if not is_synced:
