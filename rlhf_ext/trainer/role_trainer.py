@@ -213,7 +213,12 @@ class RoleTrainer(MeasuredTrainer):
             self.model.generation_config.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != dtypes[name]:
+                # PEFT makes adapters that it loads float32, also those that TRL trains in bfloat16.
+                parameter.data = parameter.data.to(dtypes[name])
         self._load_critic(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
