@@ -27,6 +27,7 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
+from .checkpoint import check_beginning, checkpoint_to_resume
 from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
@@ -145,8 +146,8 @@ class PPOTrainer(ResumableTrainer):
         ref_model: PreTrainedModel | None = None,
         critic_model: str | PreTrainedModel | None = None,
     ):
+        name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
         check_saves_weights(args)
@@ -156,6 +157,9 @@ class PPOTrainer(ResumableTrainer):
                 "A schedule that is passed with its optimizer does not know the critic, which is added to the optimizer "
                 "here. Pass optimizers=(optimizer, None) and set lr_scheduler_type."
             )
+        if args.resume_from_checkpoint:
+            wanted, skip = args.resume_from_checkpoint, args.skip_damaged_checkpoints
+            check_beginning(checkpoint_to_resume(wanted, args.output_dir, skip), name)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
@@ -193,7 +197,7 @@ class PPOTrainer(ResumableTrainer):
         self.kl_controller: KLController | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
-        self._init_resuming(critic)
+        self._init_resuming(critic, name)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
 
