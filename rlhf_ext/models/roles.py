@@ -116,8 +116,8 @@ def check_adapter(config: PeftConfig) -> None:
         )
     if getattr(config, "layer_replication", None):
         raise ValueError(
-            f"layer_replication={config.layer_replication} changes the layers of the base, so it would not be the reference. "
-            "Save the model with its layers replicated, and start from that."
+            f"layer_replication={config.layer_replication} changes the base, which would not be the reference. Save the "
+            "model with its layers replicated, and start from that."
         )
     init = getattr(config, "init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
