@@ -82,7 +82,7 @@ def load_critic_model(
         source (`str` or [`~transformers.PreTrainedModel`]):
             Hub id, folder or instance of one of: a critic saved by [`PPOTrainer`], as it was; a reward model, whose score
             head becomes the value head; a language model, on whose trunk the value head starts at zero. Of an
-            instance, the trunk is taken and not copied.
+            instance, the trunk is taken and not copied; it is trained whether it was frozen or not.
         normalization (`tuple[float, float]`, *optional*):
             Mean and standard deviation by which PPO centres and scales the scores of that reward model.
         weight (`float`, *optional*, defaults to `1.0`):
