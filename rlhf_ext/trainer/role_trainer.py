@@ -181,11 +181,11 @@ class RoleTrainer(MeasuredTrainer):
 
     # ---- Optimizer --------------------------------------------------------------------------------------------------
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """As the parent, with the critic's parameters in groups of their own, after the policy's."""
-        optimizer = super().create_optimizer(*args, **kwargs)
+        optimizer = super().create_optimizer(model)
         if not any(IS_CRITIC in group for group in optimizer.param_groups):
-            split_off_critic(optimizer, self.model, self.args.critic_learning_rate)
+            split_off_critic(optimizer, self.model if model is None else model, self.args.critic_learning_rate)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
