@@ -101,10 +101,7 @@ def load_critic_model(
         return critic
     if not _is_classifier(source, **model_init_kwargs):
         return _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
-    model = load_reward_model(source, **model_init_kwargs)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    return _critic_of(model, normalization, weight)
+    return _critic_of(load_reward_model(source, **model_init_kwargs), normalization, weight)
 
 
 def _is_classifier(source: str, trust_remote_code: bool = False, **model_init_kwargs: Any) -> bool:
@@ -120,6 +117,8 @@ def _is_classifier(source: str, trust_remote_code: bool = False, **model_init_kw
 def _critic_of(
     model: PreTrainedModel, normalization: tuple[float, float] | None = None, weight: float = 1.0
 ) -> Critic:
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
     # A reward model was frozen by its scorer, or by PEFT while it was an adapter.
     critic = Critic(model.config.get_text_config().hidden_size, model.base_model.requires_grad_(True))
     if "SequenceClassification" in type(model).__name__:

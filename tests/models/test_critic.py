@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_ext import PPOTrainer
@@ -88,16 +88,22 @@ def test_a_critic_that_starts_as_the_policy_has_the_very_weights_that_are_traine
     assert not shared & {p.data_ptr() for name, p in trainer.model.named_parameters() if "critic" not in name}
 
 
-@pytest.mark.parametrize("start", ["reward instance", "reward adapter", "frozen instance", "the reward itself"])
+@pytest.mark.parametrize(
+    "start", ["reward instance", "reward adapter", "adapter instance", "frozen instance", "the reward itself"]
+)
 def test_a_critic_of_its_own_is_trained_as_a_whole_and_its_origin_is_not(
-    start, tiny_policy_path, tiny_reward_path, tiny_reward_adapter_path, prompts, ppo_config
+    start, tiny_policy_path, tiny_reward_path, tiny_reward_adapter_path, tiny_tokenizer, prompts, ppo_config
 ):
     judge = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
-    reward = tiny_reward_adapter_path if start == "reward adapter" else judge
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_policy_path, num_labels=1)
+    adapter = PeftModel.from_pretrained(base, tiny_reward_adapter_path)
+    reward = {"reward adapter": tiny_reward_adapter_path, "adapter instance": adapter}.get(start, judge)
     frozen = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path).requires_grad_(False)
     critic_model = {"frozen instance": frozen, "the reward itself": judge}.get(start)
     args = ppo_config(beta=0.1, critic="model")
-    trainer = PPOTrainer(tiny_policy_path, reward, args, prompts, critic_model=critic_model)
+    trainer = PPOTrainer(
+        tiny_policy_path, reward, args, prompts, critic_model=critic_model, reward_processing_classes=tiny_tokenizer
+    )
     scores = {name: p.clone() for name, p in trainer.reward_funcs[0].model.named_parameters()}
     before = {name: p.detach().clone() for name, p in trainer.critic.named_parameters()}
     trainer.train()
@@ -267,7 +273,6 @@ def test_a_reward_adapter_that_does_not_fit_is_refused_by_name(
 
 
 def test_a_policy_adapter_loads_with_peft_alone(tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path):
-    from peft import PeftModel
     from transformers import AutoTokenizer, GenerationConfig
 
     rewards = reward_adapter(tmp_path / "reward", tiny_policy_path, tiny_tokenizer)
