@@ -91,7 +91,7 @@ def load_critic_model(
             Passed to `from_pretrained`.
 
     Raises:
-        ValueError: If a classifier has no linear score head with one output.
+        ValueError: If a classifier has no linear score head with one output, or the model is quantised.
     """
     if not isinstance(source, str):
         return _critic_of(source, normalization, weight)
@@ -119,6 +119,11 @@ def _critic_of(
 ) -> Critic:
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
+    if hasattr(model, "hf_quantizer"):
+        raise ValueError(
+            f"A critic of its own cannot start from a quantised {type(model).__name__}, whose weights cannot be trained. "
+            "Pass a `critic_model`, or choose critic='head' or, with an adapter, critic='adapter'."
+        )
     # A reward model was frozen by its scorer, or by PEFT while it was an adapter.
     critic = Critic(model.config.get_text_config().hidden_size, model.base_model.requires_grad_(True))
     if "SequenceClassification" in type(model).__name__:

@@ -89,3 +89,9 @@ def test_a_resumed_4_bit_run_is_the_run_never_stopped(
     assert {p.dtype for name, p in own.items() if ".lora_A." in name} >= {torch.bfloat16}
     for name, parameter in resumed.model.named_parameters():
         assert parameter.dtype == own[name].dtype and torch.equal(parameter, own[name]), name
+
+
+def test_a_critic_of_its_own_is_not_made_of_quantised_weights(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path, quantization_config=NF4)
+    with pytest.raises(ValueError, match="cannot start from a quantised LlamaForSequenceClassification"):
+        PPOTrainer(tiny_policy_path, judge, ppo_config(beta=0.1), prompts)
