@@ -10,10 +10,10 @@ late has been; its resident memory then (VmRSS) is the baseline. It goes on with
 resident memory is reset (5 into /proc/self/clear_refs) and at its end it is read (VmHWM). Measured is the higher of the two
 rollouts, above the baseline.
 
-glibc maps tensors above a size of its own, and gives them back to the kernel when they are freed; smaller ones stay resident
-in its heap. That size is 128 KiB at first and grows with what a program frees, up to 32 MB. Cases run with it fixed at
-128 KiB (MALLOC_MMAP_THRESHOLD_), so that what is resident is what is alive; those with `default malloc` show what the heap
-keeps of one phase in the next.
+glibc maps tensors above a size of its own, and gives them back to the kernel when they are freed; smaller ones stay
+resident in its heap. That size is 128 KiB at first and grows with what a program frees, up to 32 MB. Cases run with it
+fixed at 128 KiB (MALLOC_MMAP_THRESHOLD_), so that what is resident is what is alive; those with `default malloc` show what
+the heap keeps of one phase in the next.
 """
 
 import argparse

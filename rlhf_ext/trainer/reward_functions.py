@@ -139,9 +139,9 @@ def _reward_model(
     if not isinstance(function, str):
         return function
     if policy is not None and policy.adapter is not None and same_tokens(tokenizer, policy_tokenizer):
-        revision = (args.model_init_kwargs or {}).get("revision")
-        if is_adapter_of(function, policy.base, revision, policy.adapter):
-            return RewardAdapter(function)
+        hub = hub_arguments(args.model_init_kwargs)
+        if is_adapter_of(function, policy.base, policy.revision, policy.adapter, **hub):
+            return RewardAdapter(function, **hub)
     return load_reward_model(function, **loading_arguments(args))
 
 
