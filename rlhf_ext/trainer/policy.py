@@ -21,11 +21,15 @@ from .ppo_config import PPOConfig
 
 
 class PolicySource(NamedTuple):
-    """Id or folder of the policy's base, its revision, and the configuration of its adapter, where it has one."""
+    """
+    Id or folder of the policy's base, the configuration of its adapter, where it has one, the base's revision, and whether
+    it is an instance, whose weights may have changed since they were loaded.
+    """
 
     base: str
     adapter: PeftConfig | None
     revision: str | None = None
+    is_instance: bool = False
 
 
 def policy_source(
@@ -49,9 +53,10 @@ def policy_source(
                 "further with PeftModel.from_pretrained(..., is_trainable=True); pass a model before it is frozen."
             )
     if isinstance(model, PeftModel):
-        return PolicySource(model.get_base_model().config._name_or_path, model.peft_config[POLICY])
+        name = model.get_base_model().config._name_or_path
+        return PolicySource(name, model.peft_config[POLICY], is_instance=True)
     if not isinstance(model, str):
-        return PolicySource(model.config._name_or_path, peft_config)
+        return PolicySource(model.config._name_or_path, peft_config, is_instance=True)
     where = _place_on_hub(args)
     if find_adapter_config_file(model, **where) is None:
         return PolicySource(model, peft_config, where.get("revision"))

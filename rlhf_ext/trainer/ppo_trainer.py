@@ -96,7 +96,7 @@ class PPOTrainer(ResumableTrainer):
             An optimizer of the policy, and `None`: the critic is added to it, and the schedule is that of `args`.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Train an adapter; the reference is then the base model with the adapter off, and reward models that were
-            saved as adapters of the same base share it too.
+            saved as adapters of the same base share it too, where `model` is an id or folder.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             The reference. By default the initial policy: loaded again for a model id, copied for an instance, and with
             PEFT the base model or the initial adapter.

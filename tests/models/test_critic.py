@@ -256,6 +256,21 @@ def test_only_an_adapter_of_the_very_base_is_attached(
     )
 
 
+def test_a_base_that_was_trained_in_memory_keeps_its_hands_off_the_reward_adapter(
+    tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path
+):
+    folder = reward_adapter(tmp_path / "same", tiny_policy_path, tiny_tokenizer)
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    with torch.no_grad():
+        policy.model.layers[0].mlp.down_proj.weight.mul_(3)  # trained further, under its old name
+    changed = PPOTrainer(
+        policy, folder, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer, peft_config=lora()
+    )
+    as_saved = PPOTrainer(tiny_policy_path, folder, ppo_config(beta=0.1), prompts, peft_config=lora())
+    inputs = (["ab", "c"], ["x", "yz"], [[10, 1], [11, 12, 13]])
+    assert changed.reward_funcs[0](*inputs) == pytest.approx(as_saved.reward_funcs[0](*inputs), rel=1e-5)
+
+
 def test_a_reward_adapter_that_does_not_fit_is_refused_by_name(
     tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path
 ):
