@@ -75,6 +75,9 @@ def numbers(data: Mapping[str, Any], null: float | None = None) -> dict[str, flo
     """
     found: dict[str, float] = {}
     for key, value in data.items():
+        if type(value) is float:
+            found[key] = value
+            continue
         if isinstance(value, dict):
             found |= {f"{key}/{inner}": x for inner, x in numbers(value, null).items()}
             continue

@@ -1,0 +1,182 @@
+"""The settings of a run, as the diagnostics know them, and what is wrong with them before anything is loaded."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from transformers import AutoConfig, PretrainedConfig
+from trl import ModelConfig, get_peft_config
+
+from ..diagnostics import Finding, RunSettings, preflight
+from .data import load_data
+from .ppo_config import PPOConfig
+from .recipe_plan import read_recipe
+
+_SAMPLER = ("top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
+
+
+def preflight_of(
+    args: PPOConfig,
+    *,
+    prompts: int | None = None,
+    model_config: PretrainedConfig | None = None,
+    adapter: PeftConfig | None = None,
+) -> list[Finding]:
+    """
+    What cannot work in the settings of a [`PPOTrainer`], or works otherwise than it looks (mode X17 of the diagnostics).
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the trainer.
+        prompts (`int`, *optional*):
+            Rows of the dataset, from which the length of the run follows where `max_steps` does not give it.
+        model_config ([`~transformers.PretrainedConfig`], *optional*):
+            Of the policy; read for dropout that `disable_dropout=False` leaves on.
+        adapter ([`~peft.PeftConfig`], *optional*):
+            Of the policy; read for the same.
+
+    Returns:
+        `list[Finding]`: the worst first; `finding.causes[0].remedy` is what to change.
+    """
+    sampler = {name: getattr(args, name, None) for name in _SAMPLER} | (args.generation_kwargs or {})
+    return preflight(
+        run_settings(args, planned_rollouts(args, prompts)),
+        **{name: sampler[name] for name in _SAMPLER},
+        dropout=None if args.disable_dropout else _dropout(model_config, adapter),
+        # PPOTrainer divides logits by the temperature, and the Trainer clips.
+        temperature_is_scored=True,
+        clips_gradient=True,
+    )
+
+
+def run_settings(args: PPOConfig, rollouts: int | None) -> RunSettings:
+    """
+    The settings in the names of the diagnostics.
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the trainer.
+        rollouts (`int`, *optional*):
+            Rollouts of the run.
+    """
+    return RunSettings(
+        planned_rollouts=rollouts,
+        kl_target=args.kl_target,
+        kl_unit=args.kl_unit,
+        kl_controller=args.kl_controller,
+        beta=None if isinstance(args.beta, str) else args.beta,
+        num_epochs=args.num_iterations,
+        rollout_size=args.generation_batch_size,
+        max_completion_length=args.max_completion_length,
+        epsilon=args.epsilon,
+        learning_rate=args.learning_rate,
+        critic_learning_rate=args.critic_learning_rate or args.learning_rate,
+        critic_warmup_rollouts=args.critic_warmup_rollouts,
+        max_grad_norm=args.max_grad_norm or 0.0,
+        entropy_coef=args.entropy_coef,
+        value_clip_range=math.inf if args.value_clip_range is None else args.value_clip_range,
+        score_clip=math.inf if args.score_clip is None else args.score_clip,
+        missing_eos_penalty=args.missing_eos_penalty or 0.0,
+        temperature=args.temperature,
+        dtype=_dtype(args),
+    )
+
+
+def planned_rollouts(args: PPOConfig, prompts: int | None) -> int | None:
+    """
+    Rollouts of a run, as the Trainer counts its steps; `None` where nothing says how long it is.
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the trainer.
+        prompts (`int`, *optional*):
+            Rows of the dataset.
+    """
+    if args.max_steps > 0:
+        return max(1, args.max_steps // args.updates_per_rollout)
+    if prompts is None:
+        return None
+    # A rollout that the prompts left over would not fill is not made.
+    per_epoch = prompts // (args.generation_batch_size // args.num_generations) * args.updates_per_rollout
+    return max(1, math.ceil(args.num_train_epochs * per_epoch) // args.updates_per_rollout)
+
+
+def preflight_of_recipe(
+    script_arguments: type[Any], arguments: list[str], num_gpus: int
+) -> tuple[list[Finding], list[str]]:
+    """
+    [`preflight_of`] of a recipe of `trainers/ppo.py`, and of what overrides it.
+
+    Args:
+        script_arguments (`type`):
+            The program's own settings class.
+        arguments (`list[str]`):
+            Its command line.
+        num_gpus (`int`):
+            Processes of the run, which no recipe says.
+
+    Returns:
+        `tuple`: the findings, and sentences on what could not be judged.
+
+    Raises:
+        OSError, ValueError: For a dataset that is on this machine and cannot be read. What the recipe's parser refuses
+            ends the program.
+    """
+    script_args, args, model_args = read_recipe(script_arguments, arguments, num_gpus, "rlhf-ext check")
+    args.model_init_kwargs = {"dtype": model_args.dtype} | (args.model_init_kwargs or {})
+    notes: list[str] = []
+    prompts = None
+    if args.max_steps <= 0:
+        prompts = _rows(script_args)
+        if prompts is None:
+            notes.append(
+                f"The length of the run is not known: max_steps is not set, and dataset_name="
+                f"{script_args.dataset_name!r} is not on this machine."
+            )
+    model_config = None
+    if not args.disable_dropout:
+        model_config = _local_config(model_args)
+        if model_config is None:
+            notes.append(
+                f"The dropout of {model_args.model_name_or_path!r} is not known: its config is not on this machine."
+            )
+    return preflight_of(args, prompts=prompts, model_config=model_config, adapter=get_peft_config(model_args)), notes
+
+
+def _dtype(args: PPOConfig) -> str | None:
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    given = str((args.model_init_kwargs or {}).get("dtype") or "auto").removeprefix("torch.")
+    return None if given == "auto" else given
+
+
+def _dropout(model_config: PretrainedConfig | None, adapter: PeftConfig | None) -> float | None:
+    """The largest probability that model and adapter name, whatever they call it; `None` where neither is known."""
+    named = {**(model_config.to_dict() if model_config else {}), **(adapter.to_dict() if adapter else {})}
+    # Of a classifier's head, which a policy has not.
+    found = [
+        value
+        for name, value in named.items()
+        if name.endswith(("dropout", "dropout_prob", "pdrop")) and not name.startswith(("classifier", "summary"))
+    ]
+    return max((float(value) for value in found if isinstance(value, int | float)), default=None)
+
+
+def _rows(script_args: Any) -> int | None:
+    name = script_args.dataset_name
+    if not name or script_args.dataset_streaming or not Path(name).expanduser().exists():
+        return None
+    return len(load_data(name, script_args.dataset_train_split, script_args.dataset_config))
+
+
+def _local_config(model_args: ModelConfig) -> PretrainedConfig | None:
+    """Of the policy; nothing is fetched for a check."""
+    if not model_args.model_name_or_path:
+        return None
+    try:
+        return AutoConfig.from_pretrained(
+            model_args.model_name_or_path, revision=model_args.model_revision, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
