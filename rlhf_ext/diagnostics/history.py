@@ -102,7 +102,8 @@ class Change:
     @property
     def improved(self) -> bool:
         """Whether it rose, by trend (one-sided 10 %) or by more than the noise of one value."""
-        return self.z >= 1.28 or self.after - self.before >= max(self.noise, 1e-12)
+        rise = self.after - self.before
+        return self.z >= 1.28 or (rise >= 1e-12 and rise >= self.noise)
 
     @property
     def fell(self) -> bool:
