@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """
     from ..diagnostics import Severity
     from ..programs.ppo import PPOScriptArguments
-    from ..trainer.preflight import preflight_of_recipe
+    from ..trainer.recipe_check import preflight_of_recipe
 
     if not arguments.config and not overrides:
         raise ValueError("nothing to check: give a recipe with --config, or settings with their names.")

@@ -1,17 +1,12 @@
 """The settings of a run, as the diagnostics know them, and what is wrong with them before anything is loaded."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 from peft import PeftConfig
-from transformers import AutoConfig, PretrainedConfig
-from trl import ModelConfig, get_peft_config
+from transformers import PretrainedConfig
 
 from ..diagnostics import Finding, RunSettings, preflight
-from .data import load_data
 from .ppo_config import PPOConfig
-from .recipe_plan import read_recipe
 
 _SAMPLER = ("top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
 
@@ -102,48 +97,6 @@ def planned_rollouts(args: PPOConfig, prompts: int | None) -> int | None:
     return max(1, math.ceil(args.num_train_epochs * per_epoch) // args.updates_per_rollout)
 
 
-def preflight_of_recipe(
-    script_arguments: type[Any], arguments: list[str], num_gpus: int
-) -> tuple[list[Finding], list[str]]:
-    """
-    [`preflight_of`] of a recipe of `trainers/ppo.py`, and of what overrides it.
-
-    Args:
-        script_arguments (`type`):
-            The program's own settings class.
-        arguments (`list[str]`):
-            Its command line.
-        num_gpus (`int`):
-            Processes of the run, which no recipe says.
-
-    Returns:
-        `tuple`: the findings, and sentences on what could not be judged.
-
-    Raises:
-        OSError, ValueError: For a dataset that is on this machine and cannot be read. What the recipe's parser refuses
-            ends the program.
-    """
-    script_args, args, model_args = read_recipe(script_arguments, arguments, num_gpus, "rlhf-ext check")
-    args.model_init_kwargs = {"dtype": model_args.dtype} | (args.model_init_kwargs or {})
-    notes: list[str] = []
-    prompts = None
-    if args.max_steps <= 0:
-        prompts = _rows(script_args)
-        if prompts is None:
-            notes.append(
-                f"The length of the run is not known: max_steps is not set, and dataset_name="
-                f"{script_args.dataset_name!r} is not on this machine."
-            )
-    model_config = None
-    if not args.disable_dropout:
-        model_config = _local_config(model_args)
-        if model_config is None:
-            notes.append(
-                f"The dropout of {model_args.model_name_or_path!r} is not known: its config is not on this machine."
-            )
-    return preflight_of(args, prompts=prompts, model_config=model_config, adapter=get_peft_config(model_args)), notes
-
-
 def _dtype(args: PPOConfig) -> str | None:
     if args.bf16 or args.fp16:
         return "bfloat16" if args.bf16 else "float16"
@@ -161,22 +114,3 @@ def _dropout(model_config: PretrainedConfig | None, adapter: PeftConfig | None) 
         if name.endswith(("dropout", "dropout_prob", "pdrop")) and not name.startswith(("classifier", "summary"))
     ]
     return max((float(value) for value in found if isinstance(value, int | float)), default=None)
-
-
-def _rows(script_args: Any) -> int | None:
-    name = script_args.dataset_name
-    if not name or script_args.dataset_streaming or not Path(name).expanduser().exists():
-        return None
-    return len(load_data(name, script_args.dataset_train_split, script_args.dataset_config))
-
-
-def _local_config(model_args: ModelConfig) -> PretrainedConfig | None:
-    """Of the policy; nothing is fetched for a check."""
-    if not model_args.model_name_or_path:
-        return None
-    try:
-        return AutoConfig.from_pretrained(
-            model_args.model_name_or_path, revision=model_args.model_revision, local_files_only=True
-        )
-    except (OSError, ValueError):
-        return None

@@ -39,7 +39,7 @@ def objects(path: Path, source: Source) -> Iterator[dict[str, Any]]:
             continue
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             data = None
         if isinstance(data, dict):
             yield data
@@ -90,7 +90,7 @@ def array_objects(path: Path, opening: str) -> Iterator[dict[str, Any]]:
                 return
             try:
                 data, end = decoder.raw_decode(text, at) if at < len(text) else (None, at)
-            except ValueError:
+            except (ValueError, RecursionError):
                 end = at
             following = _end_of(_SPACE, text, end)
             # A number at the end of what was read may go on.
@@ -130,7 +130,7 @@ def first_object(head: str) -> dict[str, Any] | None:
     line = next((line for line in head.splitlines() if line.strip()), "")
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
