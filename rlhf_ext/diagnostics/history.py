@@ -2,7 +2,6 @@
 
 import math
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,6 +11,7 @@ import numpy as np
 
 from .finding import Evidence
 from .record import LARGEST, METRICS, Record, RunSettings, Sample
+from .series import MetricSeries
 from .statistics import Floats, Series, median, noise_sd, ratio_to, robust_sd, trend_z
 
 DEFAULT_WINDOW = 60
@@ -111,39 +111,6 @@ class Change:
         return self.z <= -1.96 and self.before - self.after > 2 * self.noise
 
 
-class _Series:
-    """
-    The last `capacity` finite values of a metric with their rows and steps, and some before them.
-
-    Arrays of the standard library: a number is added for every metric of every record, and windows are read only now and
-    then, most of them for a median.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.rows, self.steps, self.values = array("d"), array("d"), array("d")
-
-    @property
-    def start(self) -> int:
-        """Where the last `capacity` values begin."""
-        return max(0, len(self.rows) - self.capacity)
-
-    def since(self, row: int) -> int:
-        """Where the values from `row` on begin."""
-        return bisect_left(self.rows, row, self.start)
-
-    def trim(self) -> None:
-        """Forgets what is before the last `capacity` values."""
-        start = self.start
-        del self.rows[:start], self.steps[:start], self.values[:start]
-
-    def drop_from(self, step: int) -> None:
-        """Forgets what was logged from `step` on."""
-        self.trim()
-        end = bisect_left(self.steps, step)
-        del self.rows[end:], self.steps[end:], self.values[end:]
-
-
 @lru_cache(maxsize=256)
 def alternatives(names: str) -> tuple[str, ...]:
     """The names in `"a|b"`."""
@@ -176,7 +143,7 @@ class History:
         self.beta_range: tuple[float, float] | None = None
         self.critic_disturbed = -1_000_000
         self._lowest_lr: float | None = None
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, MetricSeries] = {}
         self._reference: dict[str, Reference] = {}
         self._armed: dict[str, int] = {}
         # Metrics that are logged and have no reference yet.
@@ -221,9 +188,9 @@ class History:
                 self.not_finite.append(name)
         self._now = now
 
-    def _new_series(self, name: str) -> _Series:
+    def _new_series(self, name: str) -> MetricSeries:
         self._unfrozen.add(name)
-        self._series[name] = _Series(2 * self.windows.window)
+        self._series[name] = MetricSeries(2 * self.windows.window)
         return self._series[name]
 
     def rearm(self, names: Iterable[str] | None = None) -> None:
@@ -405,7 +372,7 @@ class History:
         self._lowest_lr = state["lowest_lr"]
         self._series = {}
         for name, columns in state["series"].items():
-            series = self._series[name] = _Series(2 * self.windows.window)
+            series = self._series[name] = MetricSeries(2 * self.windows.window)
             series.rows, series.steps, series.values = (array("d", column) for column in columns)
         self._reference = {name: Reference(*pair) for name, pair in state["reference"].items()}
         self._unfrozen = set(self._series) - set(self._reference)
