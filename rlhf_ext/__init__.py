@@ -11,6 +11,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .diagnostics import diagnose
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
+    from .trainer.callbacks import DiagnosticsCallback
     from .trainer.data import load_data
     from .trainer.policy import merge_adapter
     from .trainer.ppo_config import PPOConfig, explain_old_names
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .trainer.reward_trainer import RewardTrainer
 
 _MODULE_OF = {
+    "DiagnosticsCallback": ".trainer.callbacks",
     "KLMeasurement": ".kl_control",
     "PPOConfig": ".trainer.ppo_config",
     "PPOTrainer": ".trainer.ppo_trainer",
@@ -35,6 +37,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "DiagnosticsCallback",
     "KLMeasurement",
     "PPOConfig",
     "PPOTrainer",

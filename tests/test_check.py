@@ -12,7 +12,7 @@ from transformers import GPT2Config
 from rlhf_ext import PPOConfig, PPOTrainer
 from rlhf_ext.cli import main
 from rlhf_ext.diagnostics import Severity
-from rlhf_ext.trainer.preflight import planned_rollouts, preflight_of, run_settings
+from rlhf_ext.trainer.preflight import planned_rollouts, preflight_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*-ppo.yaml"))
@@ -89,11 +89,9 @@ def test_generation_kwargs_win_over_the_settings_beside_them():
     assert finding.summary.startswith("top_k=7, min_new_tokens=4: ")
 
 
-def test_settings_that_are_off_are_known_to_be_off():
-    settings = run_settings(config(value_clip_range=None, max_grad_norm=None, beta="auto"), 100)
-    assert settings.value_clip_range == settings.score_clip == float("inf")
-    assert (settings.max_grad_norm, settings.beta, settings.critic_learning_rate) == (0.0, None, 3e-6)
-    assert (settings.rollout_size, settings.num_epochs, settings.planned_rollouts) == (64, 4, 100)
+def test_no_norm_is_no_clipping_and_a_rate_that_is_not_set_is_the_policys():
+    assert names(preflight_of(config(max_grad_norm=None))) == ["gradient-not-clipped"]
+    assert preflight_of(config(learning_rate=1e-3, critic_learning_rate=None)) == []
 
 
 @pytest.mark.parametrize(

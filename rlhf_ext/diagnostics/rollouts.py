@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .formats import Source
-from .keys import plain_key
-from .mapping import KeyMap
+from .keys import plain_key, recognise
+from .mapping import KeyMap, key_map
 from .record import Record, Sample
 from .survey import Survey, numbered
 
@@ -64,6 +64,57 @@ def _steps(source: Source, survey: Survey) -> Iterator[_Step]:
         pending = _Step(step, values, dict(row.provenance), row.samples)
     if pending is not None:
         yield pending
+
+
+class LiveRollouts:
+    """
+    The records of a run while it logs.
+
+    Args:
+        updates_per_rollout (`int`): Optimizer steps on one rollout.
+        logging_steps (`int`): Optimizer steps between two rows of the log.
+
+    Attributes:
+        keys (`KeyMap`, *optional*): How the rows are read; `None` before a row whose keys are known.
+    """
+
+    def __init__(self, updates_per_rollout: int, logging_steps: int) -> None:
+        self.updates_per_rollout = updates_per_rollout
+        self.logging_steps = logging_steps
+        self.keys: KeyMap | None = None
+        self._reader: _Reader | None = None
+        self._present: set[str] = set()
+        self._rows = _Rollout()
+
+    def add(self, step: int, row: Mapping[str, float]) -> Record | None:
+        """
+        Takes a row of the log.
+
+        Args:
+            step (`int`): Optimizer step.
+            row (`dict[str, float]`): Keys as the trainer logs them -> numbers.
+
+        Returns:
+            [`Record`], *optional*: the rollout, where this row is its last; numbers of an evaluation belong to the next.
+        """
+        if not self._present.issuperset(row):
+            self._present |= set(row)
+            framework = recognise(self._present)
+            self.keys = None if framework is None else key_map(framework, self._present, {})
+            self._reader = None if self.keys is None else _Reader(self.keys)
+        if self.keys is None or self._reader is None:
+            return None
+        values, provenance = self._reader.canonical(row)
+        anchored = self.keys.anchor is None or self.keys.anchor in row
+        self._rows.add(_Step(step, {}, {}, ()), values, provenance, anchored)
+        next_step = step + self.logging_steps
+        if not self._rows.anchored or self._rollout_of(next_step) == self._rollout_of(step):
+            return None
+        record, self._rows = self._rows.record(), _Rollout()
+        return record
+
+    def _rollout_of(self, step: int) -> int:
+        return (step - 1) // self.updates_per_rollout
 
 
 class _Reader:

@@ -172,6 +172,12 @@ def _checkpoints(folder: str) -> list[str]:
     return [os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") for step in sorted(steps, reverse=True)]
 
 
+def checkpoint_before(folder: str, step: int) -> str | None:
+    """The newest checkpoint of a run that was saved before an optimizer step."""
+    steps = {int(path.rpartition("-")[2]): path for path in _checkpoints(folder)}
+    return next((path for saved, path in steps.items() if saved < step), None)
+
+
 def damage(folder: str) -> str | None:
     """What is wrong with a checkpoint, naming the file; `None` if nothing is."""
     if not os.path.isdir(folder):

@@ -67,5 +67,30 @@ def hold_policy(scheduler: LRScheduler, steps: int, total_steps: int) -> LambdaL
     return LambdaLR(scheduler.optimizer, lambdas)
 
 
+def scale_learning_rate(scheduler: LambdaLR, optimizer: Optimizer, factor: float, critic: bool) -> tuple[float, float]:
+    """
+    Multiply the learning rate of the critic or of the policy, from now on and whatever the schedule.
+
+    Args:
+        scheduler (`torch.optim.lr_scheduler.LambdaLR`):
+            The schedule, whose base rates are scaled; they are part of its saved state.
+        optimizer (`torch.optim.Optimizer`):
+            With the groups that [`split_off_critic`] made.
+        factor (`float`):
+            What to multiply by.
+        critic (`bool`):
+            Whose rate.
+
+    Returns:
+        `tuple[float, float]`: the present rate of those groups, before and after.
+    """
+    chosen = [i for i, group in enumerate(optimizer.param_groups) if group[_IS_CRITIC] == critic]
+    before = optimizer.param_groups[chosen[0]]["lr"]
+    for i in chosen:
+        scheduler.base_lrs[i] *= factor
+        optimizer.param_groups[i]["lr"] *= factor
+    return before, optimizer.param_groups[chosen[0]]["lr"]
+
+
 def _zero_before(first: int, factor, step: int) -> float:  # type: ignore[no-untyped-def]
     return 0.0 if step < first else factor(step)

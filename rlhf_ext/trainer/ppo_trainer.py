@@ -4,6 +4,7 @@ import copy
 import os
 import textwrap
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,8 +36,9 @@ from .launch import check_saves_weights
 from .measured import Samples
 from .policy import load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
+from .probe import Probe, check_probe, wants_probe
 from .resumable import ResumableTrainer
-from .reward_functions import RewardFunc, as_reward_functions, unique_names
+from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
 
 logger = get_logger(__name__)
@@ -143,6 +145,7 @@ class PPOTrainer(ResumableTrainer):
         peft_config: Any = None,
         ref_model: PreTrainedModel | None = None,
         critic_model: str | PreTrainedModel | None = None,
+        quality_fn: Callable[..., list[float | None]] | None = None,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
@@ -152,6 +155,7 @@ class PPOTrainer(ResumableTrainer):
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
+        check_probe(quality_fn, eval_dataset, args)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
@@ -179,6 +183,9 @@ class PPOTrainer(ResumableTrainer):
         self.kl_controller: KLController | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
+        held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
+        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
+        self._init_diagnostics()
         self._init_resuming(critic)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
@@ -206,11 +213,12 @@ class PPOTrainer(ResumableTrainer):
             mean, var = moments_to_mean_var(self._reduce(masked_moments(advantages, mask)))
             advantages = masked_whiten(advantages, mask, mean, var)
 
-        self._log_rollout(samples, table, rewards, policy.values, returns, advantages, mask)
+        self._log_rollout(table, rewards, policy.values, returns, advantages, mask)
         self._control_kl(controller, table)
-        finished = time.perf_counter()
-        self._rollout_seconds = finished - started
-        self._append({"time/generate": generated - started, "time/score": finished - generated})
+        self._append({"time/generate": generated - started, "time/score": time.perf_counter() - generated})
+        if self._probe is not None and self._step // self._steps_per_rollout % self._probe.every == 0:
+            self._append(self._probe.measure(self, table.length.sum().item()))
+        self._rollout_seconds = time.perf_counter() - started
         return vars(
             Rollout(
                 **vars(sequences),
@@ -239,7 +247,8 @@ class PPOTrainer(ResumableTrainer):
         clipped.
         """
         arguments = (inputs, samples.prompts, samples.completions, samples.completion_ids)
-        gathered = self._calculate_rewards(*arguments)
+        with checked_scores(self) as check:
+            gathered = self._calculate_rewards(*arguments)
         if gathered.isnan().all():
             raise ValueError(
                 "Every reward function returned None or NaN for every completion of the rollout, so there is nothing to "
@@ -258,7 +267,7 @@ class PPOTrainer(ResumableTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_scores(samples, gathered, own)
+        self._log_scores(samples, gathered, own, check.nan_count)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:

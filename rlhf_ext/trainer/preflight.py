@@ -1,11 +1,13 @@
 """The settings of a run, as the diagnostics know them, and what is wrong with them before anything is loaded."""
 
 import math
+from typing import Any
 
 from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from ..diagnostics import Finding, RunSettings, preflight
+from ..diagnostics.run_config import settings_from
 from .ppo_config import PPOConfig
 
 _SAMPLER = ("top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
@@ -36,45 +38,12 @@ def preflight_of(
     """
     sampler = {name: getattr(args, name, None) for name in _SAMPLER} | (args.generation_kwargs or {})
     return preflight(
-        run_settings(args, planned_rollouts(args, prompts)),
+        RunSettings(**settings_from(args.to_dict()) | _known(args, prompts)),
         **{name: sampler[name] for name in _SAMPLER},
         dropout=None if args.disable_dropout else _dropout(model_config, adapter),
         # PPOTrainer divides logits by the temperature, and the Trainer clips.
         temperature_is_scored=True,
         clips_gradient=True,
-    )
-
-
-def run_settings(args: PPOConfig, rollouts: int | None) -> RunSettings:
-    """
-    The settings in the names of the diagnostics.
-
-    Args:
-        args ([`PPOConfig`]):
-            Settings of the trainer.
-        rollouts (`int`, *optional*):
-            Rollouts of the run.
-    """
-    return RunSettings(
-        planned_rollouts=rollouts,
-        kl_target=args.kl_target,
-        kl_unit=args.kl_unit,
-        kl_controller=args.kl_controller,
-        beta=None if isinstance(args.beta, str) else args.beta,
-        num_epochs=args.num_iterations,
-        rollout_size=args.generation_batch_size,
-        max_completion_length=args.max_completion_length,
-        epsilon=args.epsilon,
-        learning_rate=args.learning_rate,
-        critic_learning_rate=args.critic_learning_rate or args.learning_rate,
-        critic_warmup_rollouts=args.critic_warmup_rollouts,
-        max_grad_norm=args.max_grad_norm or 0.0,
-        entropy_coef=args.entropy_coef,
-        value_clip_range=math.inf if args.value_clip_range is None else args.value_clip_range,
-        score_clip=math.inf if args.score_clip is None else args.score_clip,
-        missing_eos_penalty=args.missing_eos_penalty or 0.0,
-        temperature=args.temperature,
-        dtype=_dtype(args),
     )
 
 
@@ -97,11 +66,13 @@ def planned_rollouts(args: PPOConfig, prompts: int | None) -> int | None:
     return max(1, math.ceil(args.num_train_epochs * per_epoch) // args.updates_per_rollout)
 
 
-def _dtype(args: PPOConfig) -> str | None:
-    if args.bf16 or args.fp16:
-        return "bfloat16" if args.bf16 else "float16"
-    given = str((args.model_init_kwargs or {}).get("dtype") or "auto").removeprefix("torch.")
-    return None if given == "auto" else given
+def _known(args: PPOConfig, prompts: int | None) -> dict[str, Any]:
+    """What the settings say of the run in other words than the diagnostics'."""
+    known: dict[str, Any] = {"planned_rollouts": planned_rollouts(args, prompts)}
+    if not (args.bf16 or args.fp16):
+        dtype = str((args.model_init_kwargs or {}).get("dtype") or "auto").removeprefix("torch.")
+        known["dtype"] = None if dtype == "auto" else dtype
+    return known
 
 
 def _dropout(model_config: PretrainedConfig | None, adapter: PeftConfig | None) -> float | None:

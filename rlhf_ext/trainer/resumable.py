@@ -1,5 +1,6 @@
 """Checkpoints from which a run continues bit for bit."""
 
+import math
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from ..kl_control import KLController
+from .callbacks import DiagnosticsCallback
 from .checkpoint import (
     FIXED_SETTINGS,
     STAGING_FOLDER,
@@ -32,6 +34,7 @@ from .checkpoint import (
 )
 from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
+from .levers import STEPS_TO_SPARE, Levers
 from .role_trainer import RoleTrainer
 
 
@@ -45,11 +48,21 @@ class ResumableTrainer(RoleTrainer):
     - `train`: chooses and checks the checkpoint; saves and ends on SIGTERM;
     - `_save_checkpoint`, `_get_output_dir`, `_push_from_checkpoint`: write to a temporary folder, rename, then push;
     - `_get_train_sampler`: keeps the sampler, whose position is restored;
-    - `_finalize_training`: loss and seconds are those of the whole run.
+    - `_finalize_training`: loss and seconds are those of the whole run; one that was stopped ends with its best policy.
     """
 
     kl_controller: KLController | None
     _buffered_inputs: Any
+
+    def _init_diagnostics(self) -> None:
+        """Watch the run, and with `diagnostics="act"` also keep it going."""
+        self.diagnostics: DiagnosticsCallback | None = None
+        self.ends_with_best = False
+        if self.args.diagnostics == "off":
+            return
+        acts = self.args.diagnostics == "act"
+        self.diagnostics = DiagnosticsCallback(self, apply=Levers(self) if acts else None)
+        self.add_callback(self.diagnostics)
 
     def _init_resuming(self, critic: str) -> None:
         self._critic_kind = critic
@@ -161,6 +174,8 @@ class ResumableTrainer(RoleTrainer):
             "update_seconds": self._update_seconds,
             "run_seconds": self._seconds_before + time.perf_counter() - self._began,
             # Of the other processes' tables nothing is ever shown.
+            "update_is_over": self._update_is_over,
+            "steps_to_spare": self.steps_to_spare,
             "logs": plain_logs(self._logs) if self.accelerator.is_main_process else None,
         }
         save_json(state, os.path.join(folder, run_state_file(rank)))
@@ -168,6 +183,8 @@ class ResumableTrainer(RoleTrainer):
             save_rollout(self._buffered_inputs, os.path.join(folder, rollout_file(rank)))
         if self.args.should_save and self.kl_controller is not None:
             save_controller(self.kl_controller, folder)
+        if self.diagnostics is not None:
+            self.diagnostics.save(folder)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 
@@ -177,6 +194,10 @@ class ResumableTrainer(RoleTrainer):
         for pending in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
             pending.clear()
         self._init_measurements()
+        self.update_kl_limit = math.inf
+        # DeepSpeed makes its step within the backward pass.
+        can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
+        self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:
             self._restore_run_state(self._checkpoint)
@@ -192,6 +213,7 @@ class ResumableTrainer(RoleTrainer):
         # The mean loss at the end is that of the whole run.
         self._initial_global_step = 0
         self._update_seconds = state["update_seconds"]
+        self._update_is_over, self.steps_to_spare = state["update_is_over"], state["steps_to_spare"]
         self._seconds_before = state["run_seconds"]
         if state["logs"] is not None:
             fill_logs(self._logs, state["logs"])
@@ -199,6 +221,10 @@ class ResumableTrainer(RoleTrainer):
             path = os.path.join(folder, rollout_file(rank))
             self._buffered_inputs = load_rollout(path, self.accelerator.device)
         self.kl_controller = restored_controller(self.args, self._num_rollouts(), folder)
+        if self.diagnostics is not None:
+            self.diagnostics.restore(folder)
+            if self.args.diagnostics == "act":
+                self.update_kl_limit = self.diagnostics.remediation.update_kl
         self._restore_sampler()
 
     def _restore_sampler(self) -> None:
@@ -214,7 +240,10 @@ class ResumableTrainer(RoleTrainer):
             )
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
-        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        output = super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        if self.ends_with_best:
+            self._load_best_model()
+        return output
 
 
 class _RestoreAtBegin(TrainerCallback):
