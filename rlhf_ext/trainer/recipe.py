@@ -94,8 +94,8 @@ class RecipeParser(TrlParser):
             self.error(f"--config: there is no file {str(path)!r} in {Path.cwd()}")
         try:
             yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            self.error(f"--config: {str(path)!r} is not YAML: {error}")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config: {str(path)!r} is not YAML: {' '.join(str(error).split())}")
 
     def _refuse_unknown(self, names: list[str]) -> None:
         if not names:

@@ -71,6 +71,28 @@ class Launch:
     on_gpu: bool = True
 
 
+def read_recipe(
+    script_arguments: type[Any], arguments: list[str], num_gpus: int, command: str
+) -> tuple[Any, PlannedPPOConfig, ModelConfig]:
+    """
+    The settings of a run on other machines, read as `trainers/ppo.py` reads them.
+
+    Args:
+        script_arguments (`type`):
+            The program's own settings class.
+        arguments (`list[str]`):
+            Its command line.
+        num_gpus (`int`):
+            Processes of the run.
+        command (`str`):
+            What the user called, for messages. What the parser refuses ends the program.
+    """
+    parser = RecipeParser((script_arguments, PlannedPPOConfig, ModelConfig), None, explain_old_names)
+    parser.prog = command
+    script_args, args, model_args = parser.parse_args_and_config([*arguments, "--num_gpus", str(num_gpus)])
+    return script_args, args, model_args
+
+
 def read_plan_settings(
     script_arguments: type[Any],
     arguments: list[str],
@@ -98,9 +120,7 @@ def read_plan_settings(
     Raises:
         ValueError: For a recipe that cannot be planned. What the recipe's parser refuses ends the program.
     """
-    parser = RecipeParser((script_arguments, PlannedPPOConfig, ModelConfig), None, explain_old_names)
-    parser.prog = "rlhf-ext plan"
-    script_args, args, model_args = parser.parse_args_and_config([*arguments, "--num_gpus", str(num_gpus)])
+    script_args, args, model_args = read_recipe(script_arguments, arguments, num_gpus, "rlhf-ext plan")
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is not set: give a Hub id or a local folder")
     notes: list[str] = []
