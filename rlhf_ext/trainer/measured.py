@@ -41,7 +41,7 @@ class MeasuredTrainer(RLOOTrainer):
             Nats per token of `kl/update` after which no more steps are made on a rollout; infinite but for
             `diagnostics="act"`.
         steps_to_spare (`int`):
-            Steps that may be left out before a loss or gradient that is not finite ends the run; zero but for
+            Steps that may be left out in a run before a loss or gradient that is not finite ends it; zero but for
             `diagnostics="act"`.
     """
 
@@ -55,6 +55,7 @@ class MeasuredTrainer(RLOOTrainer):
         # Whether the update on this rollout has ended early; and whether the present step is one of those passed over.
         self._update_is_over = self._is_passed_over = False
         self._is_broken = False
+        self._steps_left_out = 0
         self._grad_norm: float | Tensor | None = None
 
     @property
@@ -178,15 +179,18 @@ class MeasuredTrainer(RLOOTrainer):
 
     def _on_broken_step(self, what: str) -> None:
         """Leave the present step out, or end the run where none is left to spare."""
-        if not self.steps_to_spare:
+        if self._steps_left_out >= self.steps_to_spare:
             raise RuntimeError(
                 f"{what}. Lower the learning rate, or look for NaN in the model's weights and in the scores. The last "
                 "checkpoint is untouched."
             )
-        self.steps_to_spare -= 1
+        self._steps_left_out += 1
         self._is_broken = True
-        self._metrics["train"]["objective/not_finite"][-1] += 1
-        logger.warning(f"{what}; the step is left out. {self.steps_to_spare} more may be, before the run ends.")
+        # Of this rollout; there is none where a line was logged since.
+        counts = self._metrics["train"]["objective/not_finite"]
+        counts[-1:] = [sum(counts[-1:]) + 1]
+        left = self.steps_to_spare - self._steps_left_out
+        logger.warning(f"{what}; the step is left out. {left} more may be, before the run ends.")
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         started = time.perf_counter()

@@ -176,9 +176,10 @@ class ResumableTrainer(RoleTrainer):
             "last_logged_step": self._globalstep_last_logged,
             "update_seconds": self._update_seconds,
             "run_seconds": self._seconds_before + time.perf_counter() - self._began,
-            # Of the other processes' tables nothing is ever shown.
             "update_is_over": self._update_is_over,
-            "steps_to_spare": self.steps_to_spare,
+            "steps_left_out": self._steps_left_out,
+            "grad_norm": None if self._grad_norm is None else float(self._grad_norm),
+            # Of the other processes' tables nothing is ever shown.
             "logs": plain_logs(self._logs) if self.accelerator.is_main_process else None,
         }
         save_json(state, os.path.join(folder, run_state_file(rank)))
@@ -197,7 +198,7 @@ class ResumableTrainer(RoleTrainer):
         for pending in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
             pending.clear()
         self._init_measurements()
-        self.update_kl_limit = math.inf
+        self.update_kl_limit, self.ends_with_best = math.inf, False
         # DeepSpeed makes its step within the backward pass.
         can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
         self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
@@ -216,7 +217,8 @@ class ResumableTrainer(RoleTrainer):
         # The mean loss at the end is that of the whole run.
         self._initial_global_step = 0
         self._update_seconds = state["update_seconds"]
-        self._update_is_over, self.steps_to_spare = state["update_is_over"], state["steps_to_spare"]
+        self._update_is_over, self._steps_left_out = state["update_is_over"], state["steps_left_out"]
+        self._grad_norm = state["grad_norm"]
         self._seconds_before = state["run_seconds"]
         if state["logs"] is not None:
             fill_logs(self._logs, state["logs"])

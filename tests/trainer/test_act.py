@@ -122,6 +122,8 @@ def test_a_resumed_run_goes_on_with_its_levers_where_they_stood(
     ):
         assert torch.equal(expected, actual), name
     assert resumed.kl_controller.state_dict() == whole.kl_controller.state_dict()
+    norms = [[row.get("grad_norm") for row in trainer.state.log_history] for trainer in (whole, resumed)]
+    assert norms[0] == norms[1]
 
 
 def broken_loss(monkeypatch, steps):
@@ -164,6 +166,27 @@ def test_steps_left_out_are_logged_and_found(tiny_policy_path, prompts, ppo_conf
     assert "X1" in {finding.mode for finding in trainer.diagnostics.diagnostics.open_findings}
 
 
+def test_a_step_left_out_is_counted_where_every_step_has_a_line(tiny_policy_path, prompts, ppo_config, monkeypatch):
+    broken_loss(monkeypatch, {3})
+    trainer = run(tiny_policy_path, prompts, ppo_config(diagnostics="act", beta=0.1, max_steps=4, logging_steps=1))
+    assert [row.get("objective/not_finite") for row in trainer.state.log_history[:4]] == [0, None, 1, None]
+
+
+@pytest.mark.parametrize(("first", "then"), [("act", "advise"), ("advise", "act")])
+def test_a_run_that_is_resumed_with_another_setting_leaves_out_steps_by_that_one(
+    first, then, tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch
+):
+    settings = {"beta": 0.1, "save_strategy": "steps", "save_steps": 4}
+    run(tiny_policy_path, prompts, ppo_config(diagnostics=first, **settings))
+    broken_loss(monkeypatch, {1})
+    resume = {"resume_from_checkpoint": str(tmp_path / "out" / "checkpoint-4")}
+    if then == "act":
+        assert run(tiny_policy_path, prompts, ppo_config(diagnostics=then, **settings), **resume)._steps_left_out == 1
+    else:
+        with pytest.raises(RuntimeError, match="The gradient is not finite"):
+            run(tiny_policy_path, prompts, ppo_config(diagnostics=then, **settings), **resume)
+
+
 def test_a_stopped_run_ends_with_the_checkpoint_from_before_the_failure(
     tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch
 ):
@@ -179,6 +202,12 @@ def test_a_stopped_run_ends_with_the_checkpoint_from_before_the_failure(
     assert saved.keys() == best.keys()
     assert all(torch.equal(saved[name], best[name]) for name in best)
     assert ledger(tmp_path / "out")[0]["result"] == "training stops with the policy of checkpoint-8"
+    # The next run of the same trainer ends with its own policy.
+    trainer.args.max_steps = 8
+    trainer.train()
+    last = load_file(tmp_path / "out" / "checkpoint-8" / "model.safetensors")
+    assert trainer.state.global_step == 8
+    assert all(torch.equal(trainer.model.state_dict()[name], last[name]) for name in last)
 
 
 def test_a_stopped_run_ends_with_the_best_quality_where_that_was_probed(
