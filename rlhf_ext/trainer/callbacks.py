@@ -107,15 +107,10 @@ class DiagnosticsCallback(TrainerCallback):
             self._act(action, state.global_step, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put the state beside a checkpoint that the trainer has not put it into itself; to act, note the best one."""
+        """Put the state beside a checkpoint that the trainer has not put it into itself."""
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        if not os.path.isdir(folder) or self.diagnostics is None:
-            return
-        if not os.path.isfile(os.path.join(folder, STATE_FILE)):
+        if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, STATE_FILE)):
             self.save(folder)
-        # With a limit of one the best would stand in the place of the latest, from which the run could go on.
-        if self.apply is not None and args.metric_for_best_model is None and args.save_total_limit != 1:
-            self._note_quality(folder, state)
 
     # ---- Judging ----------------------------------------------------------------------------------------------------
 
@@ -169,9 +164,12 @@ class DiagnosticsCallback(TrainerCallback):
             self._write(action_line(step, action, result))
             logger.warning(f"{action.mode} at step {step}, {action.lever}: {result} ({action.reason})")
 
-    def _note_quality(self, folder: str, state: TrainerState) -> None:
-        """Mark the checkpoint with the best held-out quality, which the Trainer then does not delete."""
-        assert self.diagnostics is not None
+    def note_quality(self, folder: str, args: TrainingArguments, state: TrainerState) -> None:
+        """To act, mark the checkpoint with the best held-out quality, which the Trainer then does not delete."""
+        # With a limit of one the best would stand in the place of the latest, from which the run could go on.
+        chooses = self.apply is not None and args.metric_for_best_model is None and args.save_total_limit != 1
+        if self.diagnostics is None or not chooses:
+            return
         recent = self.diagnostics.history.values("quality", self.diagnostics.history.windows.window)[-AVERAGED_PROBES:]
         if len(recent) and (state.best_metric is None or recent.mean() > state.best_metric):
             state.best_metric, state.best_model_checkpoint = float(recent.mean()), folder

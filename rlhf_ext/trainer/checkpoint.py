@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -178,10 +179,24 @@ def _checkpoints(folder: str) -> list[str]:
     return [os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") for step in sorted(steps, reverse=True)]
 
 
-def checkpoint_before(folder: str, step: int) -> str | None:
-    """The newest checkpoint of a run that was saved before an optimizer step."""
-    steps = {int(path.rpartition("-")[2]): path for path in _checkpoints(folder)}
-    return next((path for saved, path in steps.items() if saved < step), None)
+def checkpoint_before(folder: str, step: int, log_history: list[dict[str, float]]) -> str | None:
+    """
+    The newest checkpoint of a run that was saved before an optimizer step.
+
+    Args:
+        folder (`str`): Where the run saves; an earlier run may have saved there too.
+        step (`int`): The optimizer step.
+        log_history (`list[dict]`): Of the run, on its main process. A checkpoint of another run began with another log.
+    """
+    for path in _checkpoints(folder):
+        state = os.path.join(path, TRAINER_STATE_NAME)
+        if int(path.rpartition("-")[2]) >= step or not os.path.isfile(state):
+            continue
+        log = read_json(state)["log_history"]
+        # As text, in which NaN equals NaN.
+        if json.dumps(log, sort_keys=True) == json.dumps(log_history[: len(log)], sort_keys=True):
+            return path
+    return None
 
 
 def damage(folder: str) -> str | None:

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from accelerate.scheduler import AcceleratedScheduler
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerControl
 
@@ -85,11 +86,15 @@ class Levers:
         return f"an update ends once kl/update is above {limit:g} nats per token"
 
     def _stop(self, since: int, control: TrainerControl) -> str:
-        trainer = self.trainer
-        best = trainer.state.best_model_checkpoint or checkpoint_before(trainer.args.output_dir, since)
+        trainer, state = self.trainer, self.trainer.state
+        best = state.best_model_checkpoint
+        if best is None or not os.path.isdir(best):
+            best = checkpoint_before(trainer.args.output_dir, since, state.log_history)
+        # The logs of the other processes have other seconds.
+        [best] = broadcast_object_list([best])
         control.should_training_stop = True
         if best is None:
             return "training stops with the present policy: there is no checkpoint from before"
-        trainer.state.best_model_checkpoint = best
+        state.best_model_checkpoint = best
         trainer.ends_with_best = True
         return f"training stops with the policy of {os.path.basename(best)}"

@@ -150,6 +150,8 @@ class ResumableTrainer(RoleTrainer):
             self._staging = None
         if not self.args.save_only_model:
             self._save_run_state(staged)
+        if self.diagnostics is not None:
+            self.diagnostics.note_quality(staged, self.args, self.state)
         if self.state.best_model_checkpoint == staged:
             self.state.best_model_checkpoint = final
             if self.args.should_save:

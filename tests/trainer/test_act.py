@@ -191,8 +191,10 @@ def test_a_stopped_run_ends_with_the_checkpoint_from_before_the_failure(
     tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch
 ):
     scripted(monkeypatch, {3: [action("stop", 1.0, since=10)]})
-    args = ppo_config(diagnostics="act", beta=0.1, max_steps=40, save_strategy="steps", save_steps=4)
-    trainer = run(tiny_policy_path, prompts, args)
+    settings = {"beta": 0.1, "save_strategy": "steps"}
+    # What an earlier run left in the folder is not this run's.
+    run(tiny_policy_path, prompts, ppo_config(max_steps=9, save_steps=9, **settings))
+    trainer = run(tiny_policy_path, prompts, ppo_config(diagnostics="act", max_steps=40, save_steps=4, **settings))
     assert trainer.state.global_step == 12
     trainer.save_model()
     saved, best = (
@@ -231,6 +233,10 @@ def test_a_stopped_run_ends_with_the_best_quality_where_that_was_probed(
     assert trainer.state.best_metric == 4.0
     assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-20"]
     assert ledger(tmp_path / "out")[-1]["result"] == "training stops with the policy of checkpoint-12"
+    # A run that is resumed from the best one knows that it is the best.
+    state = json.loads((tmp_path / "out" / "checkpoint-12" / "trainer_state.json").read_text())
+    assert state["best_metric"] == 4.0
+    assert state["best_model_checkpoint"] == str(tmp_path / "out" / "checkpoint-12")
 
 
 def test_a_lever_that_the_run_lacks_is_left_alone(tiny_policy_path, prompts, ppo_config):
