@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .formats import Source
 from .keys import plain_key, recognise
@@ -98,10 +98,7 @@ class LiveRollouts:
             [`Record`], *optional*: the rollout, where this row is its last; numbers of an evaluation belong to the next.
         """
         if not self._present.issuperset(row):
-            self._present |= set(row)
-            framework = recognise(self._present)
-            self.keys = None if framework is None else key_map(framework, self._present, {})
-            self._reader = None if self.keys is None else _Reader(self.keys)
+            self._learn(set(row))
         if self.keys is None or self._reader is None:
             return None
         values, provenance = self._reader.canonical(row)
@@ -112,6 +109,22 @@ class LiveRollouts:
             return None
         record, self._rows = self._rows.record(), _Rollout()
         return record
+
+    def _learn(self, keys: set[str]) -> None:
+        self._present |= keys
+        framework = recognise(self._present)
+        self.keys = None if framework is None else key_map(framework, self._present, {})
+        self._reader = None if self.keys is None else _Reader(self.keys)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The keys seen so far, and the rows of a rollout that is not at its end, as plain values."""
+        rows = {name: value for name, value in vars(self._rows).items() if name != "samples"}
+        return {"keys": sorted(self._present), "rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved state."""
+        self._learn(set(state["keys"]))
+        vars(self._rows).update(state["rows"])
 
     def _rollout_of(self, step: int) -> int:
         return (step - 1) // self.updates_per_rollout

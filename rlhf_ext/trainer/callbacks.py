@@ -179,9 +179,11 @@ class DiagnosticsCallback(TrainerCallback):
 
     def save(self, folder: str) -> None:
         """Write the state to a checkpoint, on the main process."""
-        if self.diagnostics is not None:
-            state = {"diagnostics": self.diagnostics.state_dict(), "remediation": self.remediation.state_dict()}
-            save_json(state, os.path.join(folder, STATE_FILE))
+        if self.diagnostics is None or self._rollouts is None:
+            return
+        parts = {"diagnostics": self.diagnostics, "remediation": self.remediation, "rollouts": self._rollouts}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        save_json(state, os.path.join(folder, STATE_FILE))
 
     def restore(self, folder: str) -> None:
         """Continue from the state in a checkpoint; one without it, such as of a run without diagnostics, starts anew."""
@@ -190,8 +192,9 @@ class DiagnosticsCallback(TrainerCallback):
             return
         state = read_json(path)
         self.remediation.load_state_dict(state["remediation"])
-        if self.diagnostics is None:
+        if self.diagnostics is None or self._rollouts is None:
             return
+        self._rollouts.load_state_dict(state["rollouts"])
         try:
             self.diagnostics.load_state_dict(state["diagnostics"])
         except ValueError as error:

@@ -145,6 +145,23 @@ def test_a_resumed_run_judges_as_one_that_was_never_stopped(tiny_policy_path, pr
     assert diagnose(tmp_path / "parts").rollouts == 4
 
 
+@pytest.mark.parametrize(
+    "settings", [{"logging_steps": 1, "save_steps": 6}, {"save_steps": 8, "eval_strategy": "steps", "eval_steps": 8}]
+)
+def test_rows_of_a_rollout_that_is_not_at_its_end_are_part_of_a_checkpoint(
+    settings, tiny_policy_path, prompts, ppo_config, tmp_path
+):
+    def run(folder, **train):
+        args = ppo_config(output_dir=str(tmp_path / folder), beta=0.1, max_steps=12, save_strategy="steps", **settings)
+        trainer = PPOTrainer(tiny_policy_path, constant, args, prompts, eval_dataset=prompts.select(range(4)))
+        trainer.train(**train)
+        return trainer.diagnostics.diagnostics.state_dict()
+
+    whole = run("whole")
+    checkpoint = tmp_path / "whole" / f"checkpoint-{settings['save_steps']}"
+    assert run("resumed", resume_from_checkpoint=str(checkpoint)) == whole
+
+
 def test_a_resumed_run_may_be_longer_and_a_state_of_another_version_is_left_out(
     tiny_policy_path, prompts, ppo_config, tmp_path, caplog
 ):
