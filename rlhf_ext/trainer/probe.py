@@ -69,10 +69,10 @@ class Probe:
 
     def __init__(self, quality_fn: Callable[..., Any] | None, rows: Any, args: PPOConfig) -> None:
         rollout, world, generations = args.generation_batch_size, args.world_size, args.num_generations_eval
-        self.every = args.probe_every or max(OFTEN, math.ceil(FEWEST / (SHARE * rollout)))
-        wanted = args.probe_size or int(SHARE * self.every * rollout)
         # Every process and every prompt must have the same number of completions.
         unit = world * generations
+        self.every = args.probe_every or max(OFTEN, math.ceil(max(FEWEST, unit) / (SHARE * rollout)))
+        wanted = args.probe_size or int(SHARE * self.every * rollout)
         self.size = max(wanted // unit, 1) * unit
         self.rows = [dict(row) for row in islice(iter(rows), self.size // generations) for _ in range(generations)]
         self.size = len(self.rows) // unit * unit
@@ -100,7 +100,7 @@ class Probe:
         prompts = [row["prompt"] for row in self.rows]
         with _apart_from_training(trainer, self.seed):
             _, completion_ids, completions = trainer._generate(prompts)
-        values = self._judged(prompts, completions, completion_ids)
+            values = self._judged(prompts, completions, completion_ids)
         sums = torch.tensor([sum(values), len(values), sum(map(len, completion_ids))], dtype=torch.float32)
         total, count, tokens = trainer._reduce(sums.to(trainer.accelerator.device)).tolist()
         texts = [gather_object([plain_text(x) for x in column]) for column in (prompts, completions)]

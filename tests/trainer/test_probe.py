@@ -1,6 +1,7 @@
 """The quality probe: held-out, on the same prompts each time, within its share of the cost, and without a trace."""
 
 import pytest
+import torch
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.trainer.probe import Probe
@@ -18,6 +19,7 @@ class Judge:
 
     def __call__(self, prompts, completions, completion_ids, topic, **_):
         self.calls.append((prompts, completions, topic))
+        torch.rand(3)  # a judge that draws takes no random numbers from the training
         return [float(len(text)) for text in completions[:-1]] + [None]
 
 
@@ -65,6 +67,7 @@ def test_it_judges_the_same_held_out_prompts_and_leaves_no_trace(tiny_policy_pat
         (16, {"probe_size": 4}, (20, 4)),
         (64, {"probe_every": 10}, (10, 32)),
         (64, {"num_generations": 4, "probe_size": 30}, (5, 28)),
+        (32, {"num_generations": 32}, (20, 32)),  # 32 completions of one prompt are 5 % of 20 x 32
     ],
 )
 def test_it_costs_five_percent_unless_told_otherwise(batch, settings, expected, ppo_config, prompts):
