@@ -113,6 +113,11 @@ class _Trial:
     action: Action
     falls: bool
 
+    def has_helped(self, now: float | None) -> bool:
+        """Whether the metric is better than it was."""
+        before = self.action.before
+        return before is not None and now is not None and (now < before if self.falls else now > before)
+
 
 @dataclass
 class Remediation:
@@ -158,6 +163,7 @@ class Remediation:
     def disable(self, lever: str, why: str) -> None:
         """Leave a lever alone, since the run cannot move it."""
         self.disabled[lever] = why
+        self.factors.pop(lever, None)
         self._trials = [trial for trial in self._trials if trial.action.lever != lever]
 
     def _action(self, remedy: Remedy, finding: Finding, history: History) -> Action | None:
@@ -198,8 +204,7 @@ class Remediation:
                 continue
             self._trials.remove(trial)
             now = history.level(action.metric)
-            worse = action.before is None or now is None or (now >= action.before) == trial.falls
-            if action.mode in still_open and worse:
+            if action.mode in still_open and not trial.has_helped(now):
                 reversals.append(self._reversal(action, now, history.rows))
         return reversals
 

@@ -171,6 +171,18 @@ def test_a_lever_that_cannot_be_moved_is_left_alone():
     run.find("M4")
     run.remediation.disable("critic_lr", "no schedule")
     assert run.go(WINDOW) == []
+    run.find("X6")
+    assert moves(run.go(1)) == [("update_kl", UPDATE_KL, False)]
+    run.remediation.disable("update_kl", "DeepSpeed")
+    # A resumed run sets its limit by this.
+    assert run.remediation.update_kl == math.inf
+
+
+def test_what_should_rise_and_stays_as_it_was_did_not_help():
+    run = Run(explained_var=0.0)
+    run.find("X7")
+    reversals = [action for action in run.go(4 * WINDOW, explained_var=0.0) if action.is_reversal]
+    assert [action.lever for action in reversals] == ["critic_lr"]
 
 
 def test_a_saved_state_decides_as_one_that_was_never_saved():
