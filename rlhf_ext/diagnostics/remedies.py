@@ -108,10 +108,18 @@ REMEDIES: tuple[Remedy, ...] = (
 
 @dataclass
 class _Trial:
-    """An action whose effect is not known yet."""
+    """
+    An action whose effect is not known yet.
+
+    Args:
+        action ([`Action`]): The action.
+        falls (`bool`): Whether improving is falling.
+        factor (`float`): By how much the lever was moved since its metric last improved, this action included.
+    """
 
     action: Action
     falls: bool
+    factor: float
 
     def has_helped(self, now: float | None) -> bool:
         """Whether the metric is better than it was."""
@@ -123,8 +131,8 @@ class _Trial:
 class Remediation:
     """
     Chooses actions from the findings of a run. Every lever is moved at most `MOST_ACTIONS` times, at least half a window
-    apart, within bounds. An action that did not improve its metric within a window is taken back, and its lever left alone
-    from then on.
+    apart, within bounds. An action that did not improve its metric within a window is taken back, with those before it
+    that had not either when the lever was moved on, and its lever left alone from then on.
 
     Attributes:
         factors (`dict[str, float]`): Product of the factors by which each lever was moved.
@@ -192,9 +200,14 @@ class Remediation:
         self.factors[lever] = self.factors.get(lever, 1.0) * action.value if is_factor else action.value
         self.counts[lever] = self.counts.get(lever, 0) + 1
         self.last_row[lever] = action.row
-        self._trials = [trial for trial in self._trials if trial.action.lever != lever]
-        if lever != "stop":
-            self._trials.append(_Trial(action, remedy.falls))
+        if lever == "stop":
+            return
+        factor = action.value
+        for trial in [trial for trial in self._trials if trial.action.lever == lever]:
+            self._trials.remove(trial)
+            if trial.action.mode == action.mode and not trial.has_helped(action.before):
+                factor *= trial.factor
+        self._trials.append(_Trial(action, remedy.falls, factor))
 
     def _reversals(self, history: History, still_open: set[str]) -> list[Action]:
         reversals = []
@@ -205,16 +218,17 @@ class Remediation:
             self._trials.remove(trial)
             now = history.level(action.metric)
             if action.mode in still_open and not trial.has_helped(now):
-                reversals.append(self._reversal(action, now, history.rows))
+                reversals.append(self._reversal(trial, now, history.rows))
         return reversals
 
-    def _reversal(self, action: Action, now: float | None, row: int) -> Action:
+    def _reversal(self, trial: _Trial, now: float | None, row: int) -> Action:
+        action = trial.action
         level = "unknown" if now is None else f"{now:.3g}"
         before = "unknown" if action.before is None else f"{action.before:.3g}"
         why = f"{action.metric} was {before} and is {level} a window later: it did not help."
         self.disabled[action.lever] = why
         is_limit = action.lever == "update_kl"
-        value = math.inf if is_limit else 1 / action.value
+        value = math.inf if is_limit else 1 / trial.factor
         self.factors[action.lever] = value if is_limit else self.factors[action.lever] * value
         return replace(action, value=value, reason=why, row=row, before=now, is_reversal=True)
 
@@ -231,4 +245,4 @@ class Remediation:
         """Continues from a saved state."""
         self.factors, self.counts = dict(state["factors"]), dict(state["counts"])
         self.last_row, self.disabled = dict(state["last_row"]), dict(state["disabled"])
-        self._trials = [_Trial(Action(**trial["action"]), trial["falls"]) for trial in state["_trials"]]
+        self._trials = [_Trial(Action(**trial["action"]), trial["falls"], trial["factor"]) for trial in state["_trials"]]

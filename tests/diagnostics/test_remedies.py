@@ -108,11 +108,22 @@ def test_what_did_not_help_is_taken_back_and_not_tried_again():
     later = run.go(HALF - 1)
     assert later == []
     (second, *rest) = run.go(4 * WINDOW)
-    # The second move replaces the trial of the first; a window later the share of clipped ratios is what it was.
+    # A window after the last move the share of clipped ratios is what it was before the first.
     assert moves([second]) == [("policy_lr", 0.7, False)]
-    assert moves(rest[-1:]) == [("policy_lr", 1 / 0.7, True)]
+    assert moves(rest[-1:]) == [("policy_lr", 1 / 0.7**3, True)]
+    assert run.remediation.factors["policy_lr"] == pytest.approx(1.0)
     assert "it did not help" in rest[-1].reason
     assert run.remediation.disabled.keys() == {"policy_lr"}
+
+
+def test_of_several_moves_those_that_helped_stay():
+    run = Run()
+    run.find("M4")
+    assert moves(run.go(1)) == [("critic_lr", 0.5, False)]
+    later = run.go(4 * WINDOW, value_loss=0.5)
+    # The first halved the loss, the two after it did nothing.
+    assert moves(later[-1:]) == [("critic_lr", 4.0, True)]
+    assert run.remediation.factors["critic_lr"] == 0.5
 
 
 def test_what_helped_stays():
