@@ -10,7 +10,7 @@ from .finding import Finding, Severity
 from .history import History
 from .signals import distance, optimum_kl
 
-LeverName = Literal["beta", "policy_lr", "critic_lr", "update_kl", "stop"]
+LeverName = Literal["beta", "policy_lr", "critic_lr", "update_kl", "step", "stop"]
 
 MOST_ACTIONS = 3
 """Times that a lever is moved in a run; what three did not mend, a fourth will not."""
@@ -26,7 +26,8 @@ class Action:
     Args:
         lever (`str`):
             `"beta"`, `"policy_lr"` and `"critic_lr"` are multiplied by `value`; `"update_kl"` is set to `value` nats per
-            token (infinity: no limit); `"stop"` ends the run with the best checkpoint.
+            token (infinity: no limit); `"step"` is left out, which the trainer decides by itself; `"stop"` ends the run
+            with the best checkpoint.
         value (`float`): Factor or limit.
         mode (`str`): Mode of the finding that it answers.
         reason (`str`): Why, in a sentence with numbers.
@@ -245,4 +246,6 @@ class Remediation:
         """Continues from a saved state."""
         self.factors, self.counts = dict(state["factors"]), dict(state["counts"])
         self.last_row, self.disabled = dict(state["last_row"]), dict(state["disabled"])
-        self._trials = [_Trial(Action(**trial["action"]), trial["falls"], trial["factor"]) for trial in state["_trials"]]
+        self._trials = [
+            _Trial(Action(**trial["action"]), trial["falls"], trial["factor"]) for trial in state["_trials"]
+        ]

@@ -14,6 +14,7 @@ from ..diagnostics import Diagnostics, Event, Record, RunSettings, Sample, Sever
 from ..diagnostics.diversity import text_metrics
 from ..diagnostics.history import KEPT_SAMPLES
 from ..diagnostics.journal import action_line, event_line, record_line, settings_line
+from ..diagnostics.numerics import NonFinite
 from ..diagnostics.remedies import Action, Remediation
 from ..diagnostics.rollouts import LiveRollouts
 from ..diagnostics.run_config import settings_from
@@ -163,6 +164,13 @@ class DiagnosticsCallback(TrainerCallback):
         if self.diagnostics is not None:
             self._write(action_line(step, action, result))
             logger.warning(f"{action.mode} at step {step}, {action.lever}: {result} ({action.reason})")
+
+    def note_left_out(self, step: int, reason: str, result: str) -> None:
+        """Put a step that the trainer left out into the ledger."""
+        if self.diagnostics is not None:
+            row = self.diagnostics.history.rows
+            action = Action("step", 0.0, NonFinite.mode, reason, step, row, "nonfinite", None)
+            self._write(action_line(step, action, result))
 
     def note_quality(self, folder: str, args: TrainingArguments, state: TrainerState) -> None:
         """To act, mark the checkpoint with the best held-out quality, which the Trainer then does not delete."""

@@ -13,6 +13,7 @@ from trl import RLOOTrainer
 from ..functional import explained_variance_from_moments, k1, k3, masked_moments, masked_sum, moments_to_mean_var
 from ..models.scoring import RewardModelScorer
 from ..rollout import Sequences
+from .callbacks import DiagnosticsCallback
 from .checks import check_first_pass
 from .statistics import SequenceTable, UpdateSums, reward_model_metrics
 
@@ -37,6 +38,8 @@ class MeasuredTrainer(RLOOTrainer):
     that has ended early; `_get_grad_norm` keeps a step whose loss or gradient is not finite from the weights.
 
     Attributes:
+        diagnostics ([`DiagnosticsCallback`], *optional*):
+            What watches the run; `None` with `diagnostics="off"`.
         update_kl_limit (`float`):
             Nats per token of `kl/update` after which no more steps are made on a rollout; infinite but for
             `diagnostics="act"`.
@@ -45,6 +48,7 @@ class MeasuredTrainer(RLOOTrainer):
             `diagnostics="act"`.
     """
 
+    diagnostics: DiagnosticsCallback | None
     update_kl_limit = math.inf
     steps_to_spare = 0
 
@@ -189,8 +193,10 @@ class MeasuredTrainer(RLOOTrainer):
         # Of this rollout; there is none where a line was logged since.
         counts = self._metrics["train"]["objective/not_finite"]
         counts[-1:] = [sum(counts[-1:]) + 1]
-        left = self.steps_to_spare - self._steps_left_out
-        logger.warning(f"{what}; the step is left out. {left} more may be, before the run ends.")
+        result = f"the step is left out; {self.steps_to_spare - self._steps_left_out} more may be, before the run ends"
+        logger.warning(f"{what}: {result}.")
+        assert self.diagnostics is not None
+        self.diagnostics.note_left_out(self.state.global_step + 1, what, result)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         started = time.perf_counter()

@@ -57,7 +57,7 @@ class ResumableTrainer(RoleTrainer):
 
     def _init_diagnostics(self) -> None:
         """Watch the run, and with `diagnostics="act"` also keep it going."""
-        self.diagnostics: DiagnosticsCallback | None = None
+        self.diagnostics = None
         self.ends_with_best = False
         if self.args.diagnostics == "off":
             return

@@ -157,12 +157,16 @@ def test_to_act_two_steps_are_left_out_and_the_third_ends_the_run(tiny_policy_pa
     assert watch.weights[-1].isfinite().all()
 
 
-def test_steps_left_out_are_logged_and_found(tiny_policy_path, prompts, ppo_config, monkeypatch):
+def test_steps_left_out_are_logged_and_found(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
     broken_loss(monkeypatch, {3})
     trainer = run(tiny_policy_path, prompts, ppo_config(diagnostics="act", beta=0.1))
     rows = [row for row in trainer.state.log_history if "objective/score" in row]
     assert [row["objective/not_finite"] for row in rows] == [1, 0]
     assert all(math.isfinite(value) for row in rows for value in row.values())
+    (entry,) = ledger(tmp_path / "out")
+    assert (entry["step"], entry["action"]["lever"], entry["action"]["mode"]) == (3, "step", "X1")
+    assert entry["action"]["reason"] == "The gradient is not finite (its norm is nan)"
+    assert entry["result"].startswith("the step is left out; 1 more may be")
     assert "X1" in {finding.mode for finding in trainer.diagnostics.diagnostics.open_findings}
 
 
