@@ -178,8 +178,9 @@ class PPOConfig(RLOOConfig):
             `diagnostics.jsonl`; `"off"` does nothing.
         probe_every (`int`, *optional*):
             Rollouts between two probes, in which answers to a fixed part of `eval_dataset` are judged by `quality_fn` and
-            looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers, or those to one prompt on
-            every process, to cost no more than 5 % of the rollouts' completions. Without a `quality_fn` there are probes only where this or `probe_size` is set.
+            looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers (or those to one prompt
+            on every process) to cost no more than 5 % of the rollouts' completions. Without a `quality_fn` there are
+            probes only where this or `probe_size` is set.
         probe_size (`int`, *optional*):
             Held-out completions of a probe. Defaults to 5 % of those of `probe_every` rollouts.
         skip_damaged_checkpoints (`bool`, *optional*, defaults to `False`):

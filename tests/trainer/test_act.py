@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl
 
@@ -265,3 +266,23 @@ def test_a_lever_that_the_run_lacks_is_left_alone(tiny_policy_path, prompts, ppo
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PPOConfig("out", **settings)
+
+
+def test_a_stopped_run_of_adapters_ends_with_policy_and_critic_of_the_checkpoint(
+    tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch
+):
+    scripted(monkeypatch, {3: [action("stop", 1.0, since=10)]})
+    args = ppo_config(diagnostics="act", beta=0.1, max_steps=40, save_strategy="steps", save_steps=4)
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = PPOTrainer(tiny_policy_path, spread, args, prompts, peft_config=adapter)
+    trainer.train()
+    trainer.save_model()
+    files = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").glob("*/*.safetensors"))
+    files = [path for path in files if not path.parts[0].startswith("checkpoint")] + ["adapter_model.safetensors"]
+    assert len(files) > 1
+    for name in files:
+        saved, best, last = (
+            load_file(tmp_path / "out" / folder / name) for folder in ("", "checkpoint-8", "checkpoint-12")
+        )
+        assert all(torch.equal(saved[key], best[key]) for key in best)
+        assert any(not torch.equal(saved[key], last[key]) for key in last)
