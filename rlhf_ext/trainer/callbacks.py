@@ -189,8 +189,11 @@ class DiagnosticsCallback(TrainerCallback):
         """Write the state to a checkpoint, on the main process."""
         if self.diagnostics is None or self._rollouts is None:
             return
-        parts = {"diagnostics": self.diagnostics, "remediation": self.remediation, "rollouts": self._rollouts}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {
+            "diagnostics": self.diagnostics.state_dict(),
+            "remediation": self.remediation.state_dict(),
+            "rollouts": self._rollouts.state_dict(),
+        }
         save_json(state, os.path.join(folder, STATE_FILE))
 
     def restore(self, folder: str) -> None:
