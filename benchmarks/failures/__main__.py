@@ -1,9 +1,9 @@
 """The lab of the diagnostics: small PPO runs that fail in known ways, what really happened in them, and who saw it.
 
-    python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do not exist yet
-    python -m benchmarks.failures labels                      # what the oracle says of each run
-    python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
-    python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
+python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do not exist yet
+python -m benchmarks.failures labels                      # what the oracle says of each run
+python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
+python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
 """
 
 import argparse

@@ -18,6 +18,10 @@ MIN_MOVE = 0.05
 """Nats of exact KL that a policy has moved at least, at the end of a run."""
 WORSE_THAN_A_CONSTANT = -0.1
 """Share of the variance of true returns; measured on 192 notes, 0 give or take 0.03 is a critic that says their mean."""
+KNOWS_NOTHING, KNEW = 0.02, 0.1
+"""Share of that variance that a critic explains now, and has explained before."""
+FORESEEABLE = 0.3
+"""Correlation of two scorings of the same notes, below which no critic is to blame."""
 SETTLING = 0.2
 """Part of a run in which a critic may know nothing yet."""
 
@@ -114,9 +118,16 @@ def _collapse(rows: Rows) -> Label | None:
 
 
 def _critic(rows: Rows) -> Label | None:
-    """M4: three times in a row, and not while it may still learn, the critic is worse than a constant at true returns."""
+    """
+    M4: three times in a row, and not while it may still learn, the critic is worse than a constant at true returns, or
+    explains nothing of what it explained before and what can be foreseen.
+    """
     settled = SETTLING * rows[-1]["rollout"]
-    useless = [row["rollout"] > settled and row["mc_r2"] < WORSE_THAN_A_CONSTANT for row in rows]
+    useless, known = [], 0.0
+    for row in rows:
+        forgot = known > KNEW and row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
+        useless.append(row["rollout"] > settled and (forgot or row["mc_r2"] < WORSE_THAN_A_CONSTANT))
+        known = max(known, row["mc_ev"])
     at = _first_lasting(useless, times=3)
     if at is None:
         return None

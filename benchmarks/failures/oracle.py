@@ -79,11 +79,13 @@ def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) 
         torch.manual_seed(seed)
         output = trainer.model.generate(
             **prompts,
-            do_sample=True,
-            temperature=args.temperature,
-            top_k=0,
-            max_new_tokens=args.max_completion_length,
-            **(args.generation_kwargs or {}),
+            **{
+                "do_sample": True,
+                "temperature": args.temperature,
+                "top_k": 0,
+                "max_new_tokens": args.max_completion_length,
+                **(args.generation_kwargs or {}),
+            },
         )
     trainer.model.train(was_training)
     completions = [_until_eos(ids, tokenizer) for ids in output[:, prompts["input_ids"].size(1) :].tolist()]
@@ -122,7 +124,7 @@ class Oracle:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """One row of the oracle's file; all but the last four are known to nobody in the run."""
+        """One row of the oracle's file; all but the scores and the critic's are known to nobody in the run."""
         notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
         mask = notes.sequences.completion_mask
         kl, entropy, surprise = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
@@ -160,6 +162,7 @@ class Oracle:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
         returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
+        `reliability` is the correlation of two scorings of the same notes: nobody can foresee a score that is not of the note.
         """
         trainer = self.trainer
         scores = self._scores(notes)
@@ -174,6 +177,7 @@ class Oracle:
         return {
             "proxy": scores.mean(),
             "score_sd": scores.std(),
+            "reliability": correlation(scores, self._scores(notes)) or 0.0,
             "mc_ev": 1 - errors.var() / variance,
             "mc_r2": 1 - errors.square().mean() / variance,
         }
@@ -183,7 +187,7 @@ class Oracle:
         function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
         prompts = [r.prompt for r in notes.requests]
         raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
-        return (raw.nan_to_num(nan=raw.nanmean()) - self.shift) / self.unit
+        return (raw.nan_to_num(nan=raw.nanmean().item()) - self.shift) / self.unit
 
     @property
     def scale(self) -> float:

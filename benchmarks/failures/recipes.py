@@ -24,6 +24,8 @@ FREE: dict[str, Any] = {"kl_target": None, "kl_unit": None}
 LOOSE: dict[str, Any] = {**FREE, "beta": 0.002}
 # The same at half the learning rate, so that a run lives to see what comes of it.
 SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 3e-4}
+# The same at a rate that takes the policy far.
+FAST: dict[str, Any] = {**LOOSE, "learning_rate": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,21 @@ RECIPES: dict[str, Recipe] = {
     "resume": Recipe("hard-negative", fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
-    "drift-shuffled": Recipe("M1", "gold", {**LOOSE, "learning_rate": 1e-3}, fault="shuffled_scores"),
-    "drift-scale": Recipe("M1", "good", {**FREE, "beta": 0.1}, fault="scale"),
-    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 2.5e-3, "num_iterations": 4}),
+    "drift-shuffled": Recipe("M1", "gold", FAST, fault="shuffled_scores"),
+    "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
+    "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores"),
+    "drift-scale": Recipe("M1", "noisy", {**FREE, "beta": 0.1}, fault="scale"),
+    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 1.5e-3, "num_iterations": 4}),
     "collapse-phrase": Recipe("M2", "phrase", SLOW),
-    "collapse-brevity": Recipe("M2", "brevity", SLOW),
-    "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 8e-3}),
+    "collapse-brevity": Recipe("M2", "brevity", {**LOOSE, "learning_rate": 1.5e-4}),
+    "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 3e-3}),
     "hack-keywords": Recipe("M3", "keywords", SLOW),
     "hack-emphasis": Recipe("M3", "emphasis", SLOW),
     "hack-noisy-model": Recipe("M3", "noisy", SLOW),
     "hack-wordy-model": Recipe("M3", "wordy", SLOW),
     "hack-long-model": Recipe("M3", "long", SLOW),
-    "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.1, "value_clip_range": None, "num_iterations": 4}),
-    "critic-scale": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None}, fault="scale"),
+    "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4}),
+    "critic-scale": Recipe("M4", "gold", fault="scale"),
     "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),
     "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}),
     "still-target": Recipe("M5", "good", {"kl_target": 0.02}),

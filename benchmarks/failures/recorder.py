@@ -34,7 +34,9 @@ class LabTrainer(PPOTrainer):
         super()._log_rollout(samples, table, rewards, values, returns, advantages, mask)
         _, return_var = moments_to_mean_var(masked_moments(returns, mask))
         _, advantage_var = moments_to_mean_var(masked_moments(returns - values, mask))
-        scores = [score for column in self._logs["rewards"].values() for score in list(column)[-len(samples.prompts) :]]
+        scores = [
+            score for column in self._logs["rewards"].values() for score in list(column)[-len(samples.prompts) :]
+        ]
         self.rollout_extras = {
             "score_max": table.score.max().item(),
             "kl_se": table.kl_measurement("sequence").se,

@@ -104,7 +104,9 @@ def plain_trends(settings: RunSettings, records: list[Record], bound: float = 2.
     verdict = Verdict()
     for end in range(BLOCK, len(records) + 1):
         window = records[end - BLOCK : end]
-        z = {name: _trend(window, name) for name in ("kl_ref_seq", "entropy_tok", "score_mean", "value_loss", "quality")}
+        z = {
+            name: _trend(window, name) for name in ("kl_ref_seq", "entropy_tok", "score_mean", "value_loss", "quality")
+        }
         seen = {
             "M1": z["kl_ref_seq"] > bound,
             "M2": z["entropy_tok"] < -bound,

@@ -47,7 +47,15 @@ def test_repetition_and_keywords_never_pay():
 
 def rows(gold_scores, **columns):
     """Rows of an oracle every 10 rollouts; other columns constant or given."""
-    defaults = {"gold_sd": 0.5, "kl": 4.0, "proxy": 0.0, "score_sd": 1.0, "duplicates": 0.0, "mc_ev": 0.3, "mc_r2": 0.3}
+    defaults = {
+        "gold_sd": 0.5,
+        "kl": 4.0,
+        "proxy": 0.0,
+        "score_sd": 1.0,
+        "duplicates": 0.0,
+        "mc_ev": 0.3,
+        "mc_r2": 0.3,
+    }
     return [
         {"rollout": 10 * i, "gold": g, **{n: (columns[n][i] if n in columns else v) for n, v in defaults.items()}}
         for i, g in enumerate(gold_scores)
