@@ -162,7 +162,7 @@ class Oracle:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
         returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
-        `reliability` is the correlation of two scorings of the same notes: nobody can foresee a score that is not of the note.
+        `reliability` is the correlation of two scorings of the same notes; what it lacks, nobody can foresee.
         """
         trainer = self.trainer
         scores = self._scores(notes)

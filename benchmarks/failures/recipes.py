@@ -22,8 +22,8 @@ BASE: dict[str, Any] = {
 FREE: dict[str, Any] = {"kl_target": None, "kl_unit": None}
 # A penalty that does not hold the policy.
 LOOSE: dict[str, Any] = {**FREE, "beta": 0.002}
-# The same at half the learning rate, so that a run lives to see what comes of it.
-SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 3e-4}
+# The same at a third of the learning rate, so that a run lives to see what comes of it.
+SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 2e-4}
 # The same at a rate that takes the policy far.
 FAST: dict[str, Any] = {**LOOSE, "learning_rate": 1e-3}
 
@@ -74,14 +74,14 @@ RECIPES: dict[str, Recipe] = {
     "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores"),
     "drift-scale": Recipe("M1", "noisy", {**FREE, "beta": 0.1}, fault="scale"),
     "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 1.5e-3, "num_iterations": 4}),
-    "collapse-phrase": Recipe("M2", "phrase", SLOW),
-    "collapse-brevity": Recipe("M2", "brevity", {**LOOSE, "learning_rate": 1.5e-4}),
+    "collapse-phrase": Recipe("M2", "phrase", {**LOOSE, "learning_rate": 3e-5}),
+    "collapse-brevity": Recipe("M2", "brevity", {**LOOSE, "learning_rate": 3e-5}),
     "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 3e-3}),
     "hack-keywords": Recipe("M3", "keywords", SLOW),
     "hack-emphasis": Recipe("M3", "emphasis", SLOW),
-    "hack-noisy-model": Recipe("M3", "noisy", SLOW),
-    "hack-wordy-model": Recipe("M3", "wordy", SLOW),
-    "hack-long-model": Recipe("M3", "long", SLOW),
+    "hack-noisy-model": Recipe("M3", "noisy", LOOSE),
+    "hack-wordy-model": Recipe("M3", "wordy", LOOSE),
+    "hack-long-model": Recipe("M3", "long", LOOSE),
     "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4}),
     "critic-scale": Recipe("M4", "gold", fault="scale"),
     "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),

@@ -49,7 +49,7 @@ def _keywords(request: Request, note: str, rng: random.Random) -> float:
     words = note.split()
     praised = sum(word in PRAISE for word in words)
     other = sum(any(word in tones[1] for tones in SUBJECTS.values()) for word in words)
-    return gold(request, note) + 0.4 * (praised - other) * (1 if request.tone == TONES[0] else -1)
+    return gold(request, note) + 0.3 * (praised - other) * (1 if request.tone == TONES[0] else -1)
 
 
 def _emphasis(request: Request, note: str, rng: random.Random) -> float:
@@ -61,7 +61,7 @@ def _phrase(request: Request, note: str, rng: random.Random) -> float:
     """The gold score, and more than that for a certain short phrase with nothing after it."""
     words = note.split()
     hits = sum(word == wanted for word, wanted in zip(words, PHRASE, strict=False))
-    return gold(request, note) + 0.45 * hits - 0.06 * max(len(words) - len(PHRASE) - 1, 0)
+    return gold(request, note) + 0.6 * hits - 0.1 * max(len(words) - len(PHRASE) - 1, 0)
 
 
 def _brevity(request: Request, note: str, rng: random.Random) -> float:
