@@ -71,32 +71,67 @@ RECIPES: dict[str, Recipe] = {
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
     "drift-shuffled": Recipe("M1", "gold", FAST, fault="shuffled_scores"),
     "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
-    "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores"),
-    "drift-scale": Recipe("M1", "noisy", {**FREE, "beta": 0.1}, fault="scale"),
-    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 1.5e-3, "num_iterations": 4}),
-    "collapse-phrase": Recipe("M2", "phrase", {**LOOSE, "learning_rate": 3e-5}),
-    "collapse-brevity": Recipe("M2", "brevity", {**LOOSE, "learning_rate": 3e-5}),
-    "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 3e-3}),
-    "hack-keywords": Recipe("M3", "keywords", SLOW),
-    "hack-emphasis": Recipe("M3", "emphasis", SLOW),
-    "hack-noisy-model": Recipe("M3", "noisy", LOOSE),
-    "hack-wordy-model": Recipe("M3", "wordy", LOOSE),
-    "hack-long-model": Recipe("M3", "long", LOOSE),
-    "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4}),
-    "critic-scale": Recipe("M4", "gold", fault="scale"),
-    "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),
-    "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}),
-    "still-target": Recipe("M5", "good", {"kl_target": 0.02}),
-    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}),
-    "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}),
-    "still-frozen": Recipe("M5", "good", fault="freeze_policy"),
-    "bug-nan": Recipe("X1", "gold", fault="nan_scores"),
-    "bug-sampling": Recipe(
-        "X2", "gold", {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True}
+    "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores", causes=("constant-score",)),
+    "drift-scale": Recipe(
+        "M1", "noisy", {**FREE, "beta": 0.1}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
     ),
-    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout"),
+    "drift-rate": Recipe(
+        "M1",
+        "good",
+        {**LOOSE, "learning_rate": 1.5e-3, "num_iterations": 4},
+        causes=("updates-too-large", "learning-rate-too-high", "too-many-epochs", "beta-too-low"),
+    ),
+    "collapse-phrase": Recipe(
+        "M2", "phrase", {**LOOSE, "learning_rate": 3e-5}, causes=("reward-peaked", "beta-too-low")
+    ),
+    "collapse-brevity": Recipe(
+        "M2", "brevity", {**LOOSE, "learning_rate": 3e-5}, causes=("reward-peaked", "beta-too-low")
+    ),
+    "collapse-rate": Recipe(
+        "M2",
+        "gold",
+        {**LOOSE, "learning_rate": 3e-3},
+        causes=("updates-too-large", "learning-rate-too-high", "beta-too-low"),
+    ),
+    "hack-keywords": Recipe("M3", "keywords", SLOW, causes=("beta-too-low",)),
+    "hack-emphasis": Recipe("M3", "emphasis", SLOW, causes=("beta-too-low",)),
+    "hack-noisy-model": Recipe("M3", "noisy", LOOSE, causes=("beta-too-low", "reward-model-out-of-distribution")),
+    "hack-wordy-model": Recipe("M3", "wordy", LOOSE, causes=("beta-too-low", "reward-model-out-of-distribution")),
+    "hack-long-model": Recipe(
+        "M3", "long", LOOSE, causes=("length-bias", "beta-too-low", "reward-model-out-of-distribution")
+    ),
+    "critic-rate": Recipe(
+        "M4",
+        "gold",
+        {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4},
+        causes=("critic-learning-rate", "value-clip-off", "too-many-epochs"),
+    ),
+    "critic-scale": Recipe("M4", "gold", fault="scale", causes=("reward-scale", "reward-changed")),
+    "critic-cold": Recipe(
+        "M4",
+        "good",
+        {"critic_learning_rate": 1e-7},
+        fault="random_critic",
+        causes=("critic-not-warmed-up", "value-start"),
+    ),
+    "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}, causes=("beta-too-high",)),
+    "still-target": Recipe("M5", "good", {"kl_target": 0.02}, causes=("beta-too-high", "controller-at-upper-bound")),
+    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",)),
+    "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}, causes=("constant-score",)),
+    "still-frozen": Recipe("M5", "good", fault="freeze_policy", causes=("frozen-parameters", "no-gradient")),
+    "bug-nan": Recipe("X1", "gold", fault="nan_scores", causes=("reward-not-finite",)),
+    "bug-sampling": Recipe(
+        "X2",
+        "gold",
+        {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True},
+        causes=("sampler-settings", "temperature"),
+    ),
+    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",)),
     "bug-eos": Recipe(
-        "X10", "gold", {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True}
+        "X10",
+        "gold",
+        {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True},
+        causes=("no-eos", "eos-never-sampled"),
     ),
 }
 
