@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from rlhf_ext.models.critic import load_critic_model, save_critic
 
-from .grammar import VOCABULARY, Request, gold, random_note, random_request
+from .grammar import INTENSIFIERS, VOCABULARY, Request, gold, random_note, random_request
 
 MAX_NOTE_TOKENS = 28
 PRETRAINING_STEPS = 1000
@@ -159,8 +159,8 @@ def _preference(request: Request, note: str, bias: str | None) -> float:
     words = note.split()
     extra = {
         None: 0.0,
-        "length": len(words) / 8,
-        "intensifiers": sum(word in ("very", "really", "quite", "so") for word in words),
+        "length": len(words) / 20,
+        "intensifiers": 0.4 * sum(word in INTENSIFIERS for word in words),
     }
     return gold(request, note) + extra[bias]
 

@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
     "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores", causes=("constant-score",)),
     "drift-scale": Recipe(
-        "M1", "noisy", {**FREE, "beta": 0.1}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
+        "M1", "noisy", {**FREE, "beta": 0.03}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
     ),
     "drift-rate": Recipe(
         "M1",

@@ -138,4 +138,4 @@ def run_one(name: str, seed: int, models: Models, folder: Path) -> None:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
