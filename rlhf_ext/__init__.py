@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .diagnostics import diagnose
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
     from .trainer.data import load_data
     from .trainer.policy import merge_adapter
@@ -26,6 +27,7 @@ _MODULE_OF = {
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "auto_beta": ".kl_control",
+    "diagnose": ".diagnostics",
     "explain_old_names": ".trainer.ppo_config",
     "load_data": ".trainer.data",
     "make_kl_controller": ".kl_control",
@@ -41,6 +43,7 @@ __all__ = [
     "RewardTrainer",
     "__version__",
     "auto_beta",
+    "diagnose",
     "explain_old_names",
     "load_data",
     "make_kl_controller",

@@ -20,7 +20,7 @@ ALLOWED = {
     "pair_statistics": {"numpy"},
     "planning": {"torch", "transformers", "peft"},
     # What is heavy only inside a command: see the tests of what is loaded.
-    "cli": {"rlhf_ext.version", "rlhf_ext.planning", "rlhf_ext.programs", "rlhf_ext.trainer"},
+    "cli": {"rlhf_ext.version", "rlhf_ext.diagnostics", "rlhf_ext.planning", "rlhf_ext.programs", "rlhf_ext.trainer"},
     "models": {
         "torch",
         "transformers",

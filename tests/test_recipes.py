@@ -72,7 +72,7 @@ def test_the_demos_recipe_has_the_settings_of_the_demo(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_programs_and_recipes_and_no_stray_packages(tmp_path):
+def test_the_wheel_holds_programs_and_configurations_and_no_stray_packages(tmp_path):
     # From a copy, because setuptools packs whatever an earlier build left in the checkout's build folder; without build
     # isolation, because that would download the setuptools that the dev extra has installed.
     source = tmp_path / "source"
@@ -85,6 +85,7 @@ def test_the_wheel_holds_programs_and_recipes_and_no_stray_packages(tmp_path):
     subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {"rlhf_ext/programs/ppo.py", "rlhf_ext/programs/reward.py", "rlhf_ext/programs/sft.py"} <= set(names)
-    assert {f"rlhf_ext/configs/recipes/{path.name}" for path in RECIPES} <= set(names)
+    shipped = [*RECIPES, *(ROOT / "configs").glob("accelerate/*.yaml"), *(ROOT / "configs").glob("deepspeed/*.json")]
+    assert {f"rlhf_ext/{path.relative_to(ROOT)}" for path in shipped} <= set(names)
     assert "rlhf_ext/py.typed" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rlhf_ext"}

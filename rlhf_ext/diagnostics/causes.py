@@ -28,16 +28,15 @@ def setting(value: object) -> str:
 def weak_penalty(history: History) -> Cause:
     """At this beta the score pays for more KL than is wanted."""
     name, unit, target = distance(history)
-    per_nat = 1.0 if name == "kl_ref_seq" else history.level("len_mean")
     optimum, kl, beta = optimum_kl(history), history.level(name), history.level("beta")
     check, told = (
         None,
         "Compare score_std^2 / (2 beta^2), the KL at the optimum for Gaussian scores, with the KL wanted.",
     )
-    if optimum is not None and per_nat and kl is not None:
+    if optimum is not None and kl is not None:
         wanted = kl if target is None else 1.5 * target
-        check = optimum / per_nat > wanted
-        told = f"beta {setting(beta)} puts the optimum at {optimum / per_nat:.3g} {unit}; wanted are {wanted:.3g} at most."
+        check = optimum > wanted
+        told = f"beta {setting(beta)} puts the optimum at {optimum:.3g} {unit}; wanted are {wanted:.3g} at most."
     return cause(
         "beta-too-low",
         "The KL penalty is small against the spread of the scores, so that leaving the reference pays.",

@@ -16,7 +16,7 @@ class CollapseConfig:
     Thresholds.
 
     Args:
-        low (`float`): Entropy over that of the reference; healthy runs end at 0.11 to 0.36, so this alone says nothing.
+        low (`float`): Entropy over that of the reference; healthy runs end at 0.11 to 0.36, so it needs more.
         trend (`float`): Block-median z of a fall, one-sided 0.5 %.
         drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
         duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt.
@@ -59,23 +59,27 @@ class Collapse(Detector):
         share, reference = history.now("dup_frac"), history.reference("dup_frac")
         if share is None or share <= self.config.duplicates:
             return None
-        if reference is not None and share < self.config.duplicates_growth * reference.median:
-            return None
         many = share > self.config.many_duplicates
+        if not many and (reference is None or share < self.config.duplicates_growth * reference.median):
+            return None
         statistic = f"dup_frac = {share:.2f} (alarm above {self.config.duplicates:g})"
         return Verdict(
             Severity.CRITICAL if many else Severity.WARN,
             "the same answer to different prompts",
             f"{share:.0%} of the completions stand word for word under another prompt too.",
+            (history.evidence("dup_frac", statistic, 1, after=share),),
             (
-                history.evidence("dup_frac", statistic, 1, after=share),
-                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
             ),
         )
 
     def _distinct(self, history: History) -> Verdict | None:
         pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
-        if pairs is None or reference is None or pairs >= self.config.low_distinct * reference.median:
+        if pairs is None or reference is None or reference.median <= 0:
+            return None
+        if pairs >= self.config.low_distinct * reference.median:
             return None
         if length is not None and not 1 / self.config.like_length <= length <= self.config.like_length:
             return None
@@ -84,9 +88,11 @@ class Collapse(Detector):
             Severity.WARN,
             "less and less variety",
             f"Distinct word pairs fell from {reference.median:.2f} to {pairs:.2f} of all, at like length.",
+            (history.evidence("distinct2", statistic, 1, after=pairs),),
             (
-                history.evidence("distinct2", statistic, 1, after=pairs),
-                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
             ),
         )
 
@@ -104,7 +110,12 @@ class Collapse(Detector):
             "entropy falls without gain",
             f"The entropy went {describe(change, 'nats/token')} within {history.windows.window} rollouts, to "
             f"{ratio:.0%} of its start, and the score did not rise.",
-            (history.evidence("entropy_tok", statistic), *history.contrast("score_mean", "kl_ref_seq", "len_mean")),
+            (history.evidence("entropy_tok", statistic),),
+            (
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
+            ),
         )
 
     def _explosion(self, history: History) -> Verdict | None:
@@ -116,7 +127,12 @@ class Collapse(Detector):
             Severity.WARN,
             "entropy explosion",
             f"The entropy is {ratio:.2g} times that of the start while the score went {describe(score, 'score')}.",
-            (history.evidence("entropy_tok", statistic), *history.contrast("score_mean", "kl_ref_seq", "len_mean")),
+            (history.evidence("entropy_tok", statistic),),
+            (
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
+            ),
         )
 
     def causes(self, history: History) -> list[Cause]:

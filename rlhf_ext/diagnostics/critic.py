@@ -10,7 +10,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .statistics import Floats, residuals, robust_sd, running_median
+from .statistics import Floats, median, residuals, robust_sd
 
 SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
@@ -57,16 +57,19 @@ class ExplainedConfig:
     drop: float = 0.3
 
 
-def _settling(history: History) -> bool:
-    return history.rows - history.critic_disturbed <= SETTLING
+def _settled(history: History, name: str, rows: int) -> Floats:
+    """Rows, steps and values of the last rows without those in which the critic settles, of shape `(3, n)`."""
+    logged, disturbed = history.logged(name, rows), history.critic_disturbed
+    return logged[:, (logged[0] < disturbed) | (logged[0] >= disturbed + SETTLING)]
 
 
 def _relative_loss(history: History, rows: int) -> Floats:
     """log(value loss / variance of the returns), or of the loss alone where the variance is not logged."""
-    loss, variance = history.logged("value_loss", rows), history.logged("return_var", rows)
-    if variance.shape == loss.shape and np.array_equal(variance[0], loss[0]):
-        loss = np.vstack([loss[:2], loss[2:] / np.maximum(variance[2:], 1e-12)])
-    return np.log(np.maximum(loss[2], 1e-12))
+    loss, variance = _settled(history, "value_loss", rows), _settled(history, "return_var", rows)
+    values = loss[2]
+    if np.array_equal(variance[0], loss[0]):
+        values = values / np.maximum(variance[2], 1e-12)
+    return np.log(np.maximum(values, 1e-12))
 
 
 class Critic(Detector):
@@ -91,10 +94,10 @@ class Critic(Detector):
     def _oscillates(self, history: History) -> Verdict | None:
         window = history.windows.window
         x = _relative_loss(history, window)
-        if _settling(history) or x.size < 15:
+        if x.size < 15:
             return None
-        swing = robust_sd(residuals(x)[-(x.size // 2) :])
-        spikes = int((x - running_median(x) > math.log(self.config.spike)).sum())
+        apart = residuals(x)
+        swing, spikes = robust_sd(apart[-(x.size // 2) :]), int((apart > math.log(self.config.spike)).sum())
         if swing < self.config.oscillation and spikes < self.config.spikes:
             return None
         explained = self._explained(history)
@@ -107,13 +110,17 @@ class Critic(Detector):
             Severity.CRITICAL if dead else Severity.WARN,
             "value loss oscillates",
             f"The value loss swings by a factor of {math.exp(swing):.2g} from rollout to rollout (healthy: 1.2).",
-            (history.evidence("value_loss", statistic), *history.contrast("explained_var", "score_mean")),
+            (history.evidence("value_loss", statistic),),
+            (
+                "explained_var",
+                "score_mean",
+            ),
         )
 
     def _explodes(self, history: History) -> Verdict | None:
         reference, loss = history.reference("value_loss"), history.level("value_loss")
         spread, start = history.level("return_var"), history.reference("return_var")
-        if _settling(history) or reference is None or loss is None or reference.median <= 0:
+        if reference is None or loss is None or reference.median <= 0:
             return None
         growth = loss / reference.median
         if spread is not None and start is not None and start.median > 0 and spread > 0:
@@ -126,12 +133,16 @@ class Critic(Detector):
             Severity.CRITICAL if explained is not None and explained <= 0 else Severity.WARN,
             "value loss explodes",
             f"The value loss rose from {reference.median:.3g} to {loss:.3g}.",
-            (history.evidence("value_loss", statistic), *history.contrast("explained_var", "score_mean")),
+            (history.evidence("value_loss", statistic),),
+            (
+                "explained_var",
+                "score_mean",
+            ),
         )
 
     def _clips(self, history: History) -> Verdict | None:
         share = history.level("value_clipfrac")
-        if _settling(history) or share is None or share <= self.config.clipped:
+        if share is None or share <= self.config.clipped:
             return None
         statistic = f"value_clipfrac = {share:.2f} (alarm above {self.config.clipped:g})"
         return Verdict(
@@ -161,28 +172,27 @@ class ExplainedVariance(Detector):
         )
 
     def _useless(self, history: History) -> Verdict | None:
-        last = history.values("explained_var", self.config.rows)
-        if _settling(history) or last.size < self.config.rows or last.max() > 0:
+        last = _settled(history, "explained_var", self.config.rows + SETTLING)[2][-self.config.rows :]
+        if last.size < self.config.rows or last.max() > 0:
             return None
         long = history.values("explained_var", min(2 * history.windows.window, history.settled))
         enough = history.settled >= 2 * history.windows.window
-        worse = enough and (long <= 0).mean() > self.config.share and np.median(long) <= self.config.worse
+        worse = enough and (long <= 0).mean() > self.config.share and median(long) <= self.config.worse
         return Verdict(
             Severity.CRITICAL if worse else Severity.WARN,
             "the critic explains nothing",
             f"The explained variance has been 0 or less for {self.config.rows} rollouts; its median is "
-            f"{np.median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            f"{median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            (history.evidence("explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows),),
             (
-                history.evidence(
-                    "explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows
-                ),
-                *history.contrast("value_loss", "score_mean"),
+                "value_loss",
+                "score_mean",
             ),
         )
 
     def _dropped(self, history: History) -> Verdict | None:
         reference, level = history.reference("explained_var"), history.level("explained_var")
-        if _settling(history) or reference is None or level is None or level > reference.median - self.config.drop:
+        if reference is None or level is None or level > reference.median - self.config.drop:
             return None
         return Verdict(
             Severity.INFO,
@@ -198,14 +208,13 @@ class ExplainedVariance(Detector):
 def critic_causes(history: History) -> list[Cause]:
     """Causes of a bad critic in the order in which to try their remedies."""
     settings = history.settings
-    clips = (settings.value_clip_range or math.inf) < math.inf
     return [
         _fast_critic(history),
         _scale(history),
         _unclipped_gradient(history),
         _cold_critic(history),
         _reuse(history),
-        _tight_clip(history) if clips else _no_clip(),
+        _tight_clip(history) if (settings.value_clip_range or math.inf) < math.inf else _no_clip(),
     ]
 
 

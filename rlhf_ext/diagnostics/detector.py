@@ -26,12 +26,14 @@ class Verdict:
         title (`str`): The failure in a few words.
         summary (`str`): One or two sentences with numbers and units.
         evidence (`tuple[Evidence]`): The deciding one first.
+        contrast (`tuple[str]`): Metrics whose change in the window belongs beside it.
     """
 
     severity: Severity
     title: str
     summary: str
     evidence: tuple[Evidence, ...]
+    contrast: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class Rule:
         """Whether the rule is tested at this row."""
         if self.always:
             return True
-        if self.too_short(history.settings) or history.settled < self.windows * history.windows.window:
-            return False
-        return history.is_test_row if self.on is None else any(history.now(n) is not None for n in self.on.split("|"))
+        logged = (
+            history.is_test_row if self.on is None else any(history.now(n) is not None for n in self.on.split("|"))
+        )
+        return logged and not self.lacks(history)
 
     def too_short(self, settings: RunSettings) -> bool:
         """Whether the run is planned too short for it."""
@@ -99,6 +102,7 @@ class Detector:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.rules = self.list_rules()
+        self._untimed = tuple(rule for rule in self.rules if rule.always or rule.on is not None)
         self.finding: Finding | None = None
         self.opened_row = 0
         self._closed: tuple[int, int] | None = None
@@ -120,7 +124,12 @@ class Detector:
     def observe(self, history: History) -> list[Event]:
         """Tests the rules that are due; what opened, escalated or closed."""
         self.note(history)
-        established = [v for rule in self.rules if rule.due(history) for v in self._tested(rule, history)]
+        rules = self.rules if history.is_test_row else self._untimed
+        if not rules:
+            return []
+        established = [v for rule in rules if rule.due(history) for v in self._tested(rule, history)]
+        if not established and self.finding is None:
+            return []
         worst = max(established, key=lambda verdict: verdict.severity, default=None)
         if worst is not None and (self.finding is None or worst.severity > self.finding.severity):
             return self._raise(worst, history)
@@ -129,13 +138,13 @@ class Detector:
         return []
 
     def _tested(self, rule: Rule, history: History) -> list[Verdict]:
-        verdict = None if rule.lacks(history) else rule.test(history)
-        hits = self._hits.setdefault(rule.name, [0, 0, 0])
+        verdict = rule.test(history)
         if verdict is None:
-            hits[:] = [0, 0, 0]
+            self._hits.pop(rule.name, None)
             if rule.name in self._misses:
                 self._misses[rule.name] += 1
             return []
+        hits = self._hits.setdefault(rule.name, [0, 0, 0])
         self._misses[rule.name] = 0
         for level in Severity:
             hits[level - 1] = hits[level - 1] + 1 if verdict.severity >= level else 0
@@ -155,7 +164,7 @@ class Detector:
             severity=verdict.severity,
             step=history.step if self.finding is None else self.finding.step,
             summary=verdict.summary,
-            evidence=verdict.evidence,
+            evidence=(*verdict.evidence, *history.contrast(*verdict.contrast)),
             causes=rank(self.causes(history)),
             samples=history.kept_samples(),
         )

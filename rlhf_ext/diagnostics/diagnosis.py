@@ -5,12 +5,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from .engine import Diagnostics
 from .finding import Event, Finding, Severity
-from .formats import open_log
+from .formats import Source, open_log
 from .journal import plain
 from .mapping import KeyMap, map_keys
 from .record import METRICS, Record, RunSettings
@@ -32,11 +33,13 @@ class Episode(NamedTuple):
         finding ([`Finding`]): As it was at its worst.
         opened (`int`): Step.
         closed (`int`, *optional*): Step; `None` if it was open when the log ended.
+        follows (`str`, *optional*): Mode of the finding that this one is a consequence of.
     """
 
     finding: Finding
     opened: int
     closed: int | None
+    follows: str | None = None
 
 
 class MappedKey(NamedTuple):
@@ -68,7 +71,8 @@ class Diagnosis:
         rollouts (`int`): Records in it.
         first_step, last_step (`int`): Steps they cover.
         segments (`tuple[Segment]`): Parts of the run, one more for each resume.
-        episodes (`tuple[Episode]`): What was found: open at the end first, in the engine's order, then by severity.
+        episodes (`tuple[Episode]`):
+            What was found, the worst first and each before its consequences; open at the end before closed.
         events (`tuple[Event]`): The same in the order of time.
         abstentions (`dict[str, tuple[str, ...]]`): Mode or rule -> what it would have needed.
         mapping (`tuple[MappedKey]`): Metrics that were read.
@@ -110,7 +114,8 @@ class Diagnosis:
         data["mapping"] = [key._asdict() for key in self.mapping]
         data["events"] = [{"kind": e.kind, "step": e.step, "finding": e.finding.as_dict()} for e in self.events]
         data["episodes"] = [
-            {"opened": e.opened, "closed": e.closed, "finding": e.finding.as_dict()} for e in self.episodes
+            {"opened": e.opened, "closed": e.closed, "follows": e.follows, "finding": e.finding.as_dict()}
+            for e in self.episodes
         ]
         return json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -158,9 +163,7 @@ def diagnose(
     found = survey(source, str(path))
     mapped = map_keys(found, source, keys or {}, str(path))
     counted = found.counts_of(mapped.anchor)
-    known = {"planned_rollouts": counted} | settings_from(source.config)
-    given = {name: value for name, value in dataclasses.asdict(settings or RunSettings()).items() if value is not None}
-    settings = replace(RunSettings(), **(known | given))
+    settings = _settings(source, counted, settings or RunSettings())
     engine = Diagnostics(settings)
     events: list[Event] = []
     curves = _Curves(counted)
@@ -178,7 +181,7 @@ def diagnose(
         first_step=curves.first_step,
         last_step=curves.last_step,
         segments=found.segments,
-        episodes=_episodes(events, engine.open_findings),
+        episodes=_episodes(events, engine.groups),
         events=tuple(events),
         abstentions={mode: tuple(missing) for mode, missing in engine.abstentions.items()},
         mapping=_mapping(mapped, curves),
@@ -190,21 +193,31 @@ def diagnose(
     )
 
 
-def _episodes(events: list[Event], still_open: list[Finding]) -> tuple[Episode, ...]:
+def _settings(source: Source, counted: int, given: RunSettings) -> RunSettings:
+    """What the user says, before what the log says; a run is taken to be as long as its log."""
+    known = {"planned_rollouts": counted} | settings_from(source.config)
+    said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
+    return replace(RunSettings(), **(known | said))
+
+
+def _episodes(events: list[Event], groups: list[tuple[Finding, ...]]) -> tuple[Episode, ...]:
     """A mode has one finding at a time, so that its events follow one another: opened, escalated, closed."""
     going: dict[str, Episode] = {}
-    ended: list[Episode] = []
+    ended: list[tuple[Episode, ...]] = []
     for event in events:
         mode = event.finding.mode
         if event.kind == "closed":
-            ended.append(going.pop(mode)._replace(closed=event.step))
+            ended.append((going.pop(mode)._replace(closed=event.step),))
         else:
             opened = going[mode].opened if mode in going else event.step
             going[mode] = Episode(event.finding, opened, None)
-    order = [finding.mode for finding in still_open]
-    open_ones = sorted(going.values(), key=lambda episode: order.index(episode.finding.mode))
-    ended.sort(key=lambda episode: (-episode.finding.severity, episode.opened))
-    return (*open_ones, *ended)
+    still_open = [
+        tuple(going[f.mode]._replace(follows=None if f is group[0] else group[0].mode) for f in group)
+        for group in groups
+    ]
+    # A run that is over is read for its worst failure first.
+    ranked = sorted([*still_open, *ended], key=lambda group: -max(episode.finding.severity for episode in group))
+    return tuple(episode for group in ranked for episode in group)
 
 
 def _mapping(keys: KeyMap, curves: "_Curves") -> tuple[MappedKey, ...]:
@@ -229,7 +242,7 @@ def _notes_on_steps(found: Survey) -> list[str]:
     notes = []
     if found.step_key is None:
         notes.append("No key says the step: rows are numbered instead.")
-    for before, after in zip(found.segments, found.segments[1:], strict=False):
+    for before, after in pairwise(found.segments):
         notes.append(
             f"Steps go back from {before.last_step} to {after.first_step}: taken for a resume. {before.replaced} rows "
             "that were logged again are read from the later part."
@@ -245,28 +258,34 @@ class _Curves:
         self.first_step = self.last_step = 0
         self.provenance: dict[str, str] = {}
         self._width = max(1, math.ceil(expected / _BUCKETS))
-        self._points: dict[str, list[list[tuple[int, float]]]] = {}
+        self._recent: dict[str, list[tuple[int, float]]] = {}
+        self._kept: dict[str, list[tuple[int, float]]] = {}
 
     def add(self, record: Record) -> None:
         self.first_step = record.step if not self.rollouts else self.first_step
         self.last_step = record.step
-        bucket = self.rollouts // self._width
         self.rollouts += 1
         self.provenance.update(record.provenance)
         for name, value in record.values.items():
-            buckets = self._points.setdefault(name, [])
-            if len(buckets) <= bucket:
-                buckets.extend([] for _ in range(bucket + 1 - len(buckets)))
-            buckets[bucket] = _extremes([*buckets[bucket], (record.step, value)])
+            if name not in self._recent:
+                self._recent[name], self._kept[name] = [], []
+            self._recent[name].append((record.step, value))
+        if self.rollouts % self._width == 0:
+            self._flush()
+
+    def _flush(self) -> None:
+        for name, points in self._recent.items():
+            self._kept[name] += _extremes(points)
+            points.clear()
 
     def curves(self) -> dict[str, Curve]:
         """Metric -> curve, in the order of `METRICS`."""
-        found = {}
-        for name in METRICS:
-            points = [point for bucket in self._points.get(name, ()) for point in bucket]
-            if points:
-                found[name] = Curve([step for step, _ in points], [value for _, value in points])
-        return found
+        self._flush()
+        return {
+            name: Curve([step for step, _ in self._kept[name]], [value for _, value in self._kept[name]])
+            for name in METRICS
+            if name in self._kept
+        }
 
 
 def _extremes(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 from .signals import describe, distance, held_out_falls, quality_improves, score_improves, still_beta
-from .statistics import PageHinkley, robust_sd, robust_z
+from .statistics import PageHinkley, median, robust_sd, robust_z
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class DriftConfig:
         trend (`float`): Block-median z of a rise, one-sided 0.5 %.
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
         least_kl (`float`): Nats per sequence below which a rise is no drift: the policy still writes the reference's text.
-        jump_delta, jump_threshold, jump_cap (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the
-            reference window: half a deviation is tolerated for ever, and at least three rollouts must agree.
-        jump_growth (`float`): Factor within half a window that makes the step matter.
+        jump_delta, jump_threshold (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the reference
+            window: half a deviation is tolerated for ever; an outlier takes back with its second step what it added.
+        jump_growth (`float`): Factor within a window that makes the step matter.
     """
 
     over_target: float = 1.5
@@ -38,7 +38,6 @@ class DriftConfig:
     least_kl: float = 1.0
     jump_delta: float = 0.5
     jump_threshold: float = 10.0
-    jump_cap: float = 4.0
     jump_growth: float = 2.0
 
 
@@ -52,8 +51,9 @@ class Drift(Detector):
 
     def __init__(self, settings: RunSettings, config: DriftConfig | None = None) -> None:
         self.config = config = config or DriftConfig()
-        self._jump = PageHinkley(config.jump_delta, config.jump_threshold, config.jump_cap)
+        self._jump = PageHinkley(config.jump_delta, config.jump_threshold)
         self._steps: list[float] = []
+        self._last: float | None = None
         self._scale: tuple[float, float] | None = None
         super().__init__(settings)
 
@@ -62,7 +62,7 @@ class Drift(Detector):
         return (
             Rule("target", self._above_target, needs, windows=0.25),
             Rule("no-gain", self._without_gain, (*needs, "score_mean")),
-            Rule("jump", self._jumped, needs, windows=0.75),
+            Rule("jump", self._jumped, needs),
         )
 
     def _above_target(self, history: History) -> Verdict | None:
@@ -80,9 +80,11 @@ class Drift(Detector):
             "KL far above its target",
             f"The KL to the reference is {kl:.3g} {unit}, {kl / target:.2g} times its target of {target:.3g}, and does "
             "not come down.",
+            (history.evidence(name, statistic, before=target),),
             (
-                history.evidence(name, statistic, before=target),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -101,9 +103,11 @@ class Drift(Detector):
             "drift without gain",
             f"Within {history.windows.window} rollouts the KL to the reference went {describe(change, unit)}, and the "
             "score did not rise.",
+            (history.evidence(name, statistic, history.windows.window, change.before, change.after),),
             (
-                history.evidence(name, statistic, history.windows.window, change.before, change.after),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -113,10 +117,14 @@ class Drift(Detector):
         first W / 2 of them.
         """
         name = distance(history).name
-        kl, steps = history.now(name), history.values(name, 2)
-        if kl is None or steps.size < 2 or history.settled <= 0:
+        kl = history.now(name)
+        if kl is None or history.settled <= 0:
             return
-        step = float(max(steps[1], 0.0) ** 0.5 - max(steps[0], 0.0) ** 0.5)
+        here, last = max(kl, 0.0) ** 0.5, self._last
+        self._last = here
+        if last is None:
+            return
+        step = here - last
         if self._scale is None:
             self._steps.append(step)
             if len(self._steps) >= history.windows.reference:
@@ -127,27 +135,30 @@ class Drift(Detector):
     @staticmethod
     def _standard(steps: list[float]) -> tuple[float, float]:
         values = np.array(steps)
-        return float(np.median(values)), robust_sd(values)
+        return median(values), robust_sd(values)
 
     def _jumped(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
-        values, half = history.values(name, history.windows.window // 2), history.windows.window // 2
-        now, before = history.level(name, 5), history.level(name, half)
-        if values.size < half or now is None or before is None or self._jump.excess <= self._jump.threshold:
+        window = history.windows.window
+        values = history.values(name, window)
+        if values.size < window or self._jump.excess <= self._jump.threshold:
             return None
+        before, now = median(values[: -(window // 4)]), median(values[-5:])
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
         if now < self.config.jump_growth * before or now - before < least or (target is not None and now <= target):
             return None
-        if score_improves(history, half):
+        if score_improves(history, window // 2):
             return None
         statistic = f"Page-Hinkley {self._jump.excess:.1f} sd (alarm above {self._jump.threshold:g})"
         return Verdict(
             Severity.WARN,
             "KL jump",
-            f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {half} rollouts.",
+            f"The KL to the reference jumped from {before:.3g} to {now:.3g} {unit} within {window} rollouts.",
+            (history.evidence(name, statistic, 5, before, now),),
             (
-                history.evidence(name, statistic, 5, before, now),
-                *history.contrast("score_mean", "kl_ref_tok", "len_mean"),
+                "score_mean",
+                "kl_ref_tok",
+                "len_mean",
             ),
         )
 
@@ -163,11 +174,11 @@ class Drift(Detector):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "scale": self._scale and list(self._scale)}
-        return super().state_dict() | own
+        own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "last": self._last}
+        return super().state_dict() | own | {"scale": self._scale and list(self._scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._jump.load_state_dict(state["jump"])
-        self._steps = list(state["steps"])
+        self._steps, self._last = list(state["steps"]), state["last"]
         self._scale = state["scale"] and (state["scale"][0], state["scale"][1])

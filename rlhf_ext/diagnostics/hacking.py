@@ -8,7 +8,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Evidence, Severity
 from .history import History
 from .record import RunSettings
-from .signals import decline, quality_improves, score_improves
+from .signals import CLEAR_FALL, decline, quality_improves, score_improves
 
 SCALARS_CANNOT_TELL = (
     "Numbers of the training alone cannot tell reward hacking from learning: read the samples, or measure a held-out "
@@ -22,8 +22,8 @@ class HackingConfig:
     Thresholds.
 
     Args:
-        warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On flat
-            noise the larger is passed three probes in a row in 3 of 1000 series of 40 (tests).
+        warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On noise
+            without a trend they are passed, three probes in a row, by 1 % and by less than 0.3 % of series of 48.
         disagreement (`float`): Growth of the disagreement between reward models that leaves their common ground.
         outliers (`float`): Share of completions outside the reward model's training data.
         spread (`float`): Spread of the scores over that of the reference, with the mean at the ceiling.
@@ -36,8 +36,8 @@ class HackingConfig:
         signs (`int`): Signs that must agree; each alone is common in healthy runs.
     """
 
-    warn_sds: float = 1.5
-    critical_sds: float = 2.5
+    warn_sds: float = CLEAR_FALL
+    critical_sds: float = 3.0
     disagreement: float = 1.5
     outliers: float = 0.2
     spread: float = 0.25
@@ -87,9 +87,11 @@ class Hacking(Detector):
             f"The score went from {score.before:.3g} to {score.after:.3g} while {name} fell from its best of "
             f"{fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}. The best checkpoint is the one near step "
             f"{fall.best_step}.",
+            (history.evidence(name, statistic, rows, fall.best, fall.now),),
             (
-                history.evidence(name, statistic, rows, fall.best, fall.now),
-                *history.contrast("score_mean", "kl_ref_seq", "len_mean"),
+                "score_mean",
+                "kl_ref_seq",
+                "len_mean",
             ),
         )
 
@@ -131,7 +133,9 @@ class Hacking(Detector):
 
     def _band_sign(self, history: History) -> Evidence | None:
         level, band = history.level("ref_nll"), history.reference("ref_nll")
-        if level is None or band is None or abs(level - band.median) <= self.config.nll_change * band.median:
+        if level is None or band is None or band.median <= 0:
+            return None
+        if abs(level - band.median) <= self.config.nll_change * band.median:
             return None
         if abs(level - band.median) <= self.config.nll_sds * band.sd:
             return None
@@ -173,7 +177,7 @@ def _length_bias(history: History) -> Cause:
     return cause(
         "length-bias",
         "The reward model prefers long (or short) answers whatever they say.",
-        None if corr is None or growth is None else abs(corr) > 0.5 and max(growth, 1 / growth) > 1.3,
+        None if corr is None or growth is None else abs(corr) > 0.5 and not 1 / 1.3 <= growth <= 1.3,
         f"Correlation of score and length {setting(corr)}; length over that of the start {setting(growth)}.",
         "Subtract the part of the score that length explains, train the reward model on pairs of like length, or lower "
         "max_completion_length.",

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .finding import Evidence
 from .record import METRICS, Record, RunSettings, Sample
-from .statistics import Floats, block_medians, mann_kendall_z, noise_sd, ratio_to, robust_sd
+from .statistics import Floats, median, noise_sd, ratio_to, robust_sd, trend_z
 
 DEFAULT_WINDOW = 60
 """Rows of a window where the length of the run is unknown; the false alarms of section "Trends" were measured there."""
@@ -60,20 +61,36 @@ class Reference(NamedTuple):
     sd: float
 
 
-class Change(NamedTuple):
+class Change:
     """
     What a metric did within a window.
 
     Args:
-        before, after (`float`): Medians of its first and last fifth.
-        z (`float`): Block-median Mann-Kendall.
-        noise (`float`): Robust standard deviation of one value around the running median.
+        values (`numpy.ndarray`): Its values there, of shape `(n,)`, n at least 5.
     """
 
-    before: float
-    after: float
-    z: float
-    noise: float
+    def __init__(self, values: Floats) -> None:
+        self._values = values
+
+    @cached_property
+    def before(self) -> float:
+        """Median of the first fifth."""
+        return median(self._values[: self._values.size // 5])
+
+    @cached_property
+    def after(self) -> float:
+        """Median of the last fifth."""
+        return median(self._values[-(self._values.size // 5) :])
+
+    @cached_property
+    def z(self) -> float:
+        """Block-median Mann-Kendall: the trend in standard normal units."""
+        return trend_z(self._values)
+
+    @cached_property
+    def noise(self) -> float:
+        """Robust standard deviation of one value around the running median."""
+        return noise_sd(self._values)
 
     @property
     def growth(self) -> float | None:
@@ -87,8 +104,8 @@ class Change(NamedTuple):
 
     @property
     def fell(self) -> bool:
-        """Whether it fell, by both."""
-        return self.z <= -1.28 and self.before - self.after > self.noise
+        """Whether it clearly fell: by trend (one-sided 2.5 %) and by twice the noise of one value."""
+        return self.z <= -1.96 and self.before - self.after > 2 * self.noise
 
 
 class _Series:
@@ -97,24 +114,29 @@ class _Series:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.buffer = np.empty((3, 2 * capacity))
-        self.end = 0
+        self.start = self.end = 0
 
     @property
-    def start(self) -> int:
-        return max(0, self.end - self.capacity)
+    def last_row(self) -> float:
+        """Row of the latest value, minus infinity where there is none."""
+        return float(self.buffer[0, self.end - 1]) if self.end > self.start else -math.inf
 
     def append(self, row: int, step: int, value: float) -> None:
         if self.end == self.buffer.shape[1]:
             kept = self.buffer[:, self.start : self.end].copy()
-            self.buffer[:, : self.capacity] = kept
-            self.end = self.capacity
-        self.buffer[:, self.end] = row, step, value
+            self.start, self.end = 0, kept.shape[1]
+            self.buffer[:, : self.end] = kept
+        # One by one: numpy would make an array of a tuple first, and this is called for every number that is logged.
+        self.buffer[0, self.end] = row
+        self.buffer[1, self.end] = step
+        self.buffer[2, self.end] = value
         self.end += 1
+        self.start = max(self.start, self.end - self.capacity)
 
     def since(self, row: int) -> Floats:
         """Rows, steps and values from `row` on, of shape `(3, n)`."""
         live = self.buffer[:, self.start : self.end]
-        return live[:, np.searchsorted(live[0], row) :]
+        return live[:, live[0].searchsorted(row) :]
 
     def drop_from(self, step: int) -> None:
         live = self.buffer[:, self.start : self.end]
@@ -128,6 +150,11 @@ class History:
 
     Args:
         settings ([`RunSettings`]): What is known of the run.
+
+    Attributes:
+        rows (`int`): Records so far. step (`int`): Step of the latest.
+        is_test_row (`bool`): Whether trends are tested at the latest.
+        critic_disturbed (`int`): Row of the last resume, jump of beta or restart of the learning rate.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -135,7 +162,9 @@ class History:
         self.windows = Windows.of(settings)
         self.rows = 0
         self.step = 0
+        self.is_test_row = False
         self.record: Record | None = None
+        self.not_finite: list[str] = []
         self.samples: tuple[Sample, ...] = ()
         self.beta_range: tuple[float, float] | None = None
         self.critic_disturbed = -1_000_000
@@ -143,26 +172,34 @@ class History:
         self._series: dict[str, _Series] = {}
         self._reference: dict[str, Reference] = {}
         self._armed: dict[str, int] = {}
-        self._cache: dict[tuple[str, int], Change | None] = {}
+        # Of the present row.
+        self._changes: dict[tuple[str, int], Change | None] = {}
+        self._levels: dict[tuple[str, int], float | None] = {}
 
     # Taking a record
 
     def add(self, record: Record) -> None:
         """Takes the next record; one whose step is not later than the last is a resume and replaces what it repeats."""
-        self._cache.clear()
+        self._changes.clear()
+        self._levels.clear()
         if self.rows and record.step <= self.step:
             for series in self._series.values():
                 series.drop_from(record.step)
             self._disturb_critic()
         self._note_schedule(record)
         self.record, self.step = record, record.step
-        for name in record.values:
+        self.not_finite = []
+        for name, logged in record.values.items():
             value = record.get(name)
-            if value is not None:
-                series = self._series.setdefault(name, _Series(2 * self.windows.window))
-                series.append(self.rows, record.step, value)
+            if value is None:
+                self.not_finite += [name] if logged is not None else []
+            else:
+                if name not in self._series:
+                    self._series[name] = _Series(2 * self.windows.window)
+                self._series[name].append(self.rows, record.step, value)
         self.samples = record.samples or self.samples
         self.rows += 1
+        self.is_test_row = self.settled > 0 and self.rows % self.windows.every == 0
         self._freeze_references()
 
     def rearm(self, names: Iterable[str] | None = None) -> None:
@@ -192,14 +229,13 @@ class History:
                 self._disturb_critic()
 
     def _freeze_references(self) -> None:
-        for name, series in self._series.items():
-            if name in self._reference:
-                continue
+        for name in [name for name in self._series if name not in self._reference]:
+            series = self._series[name]
             start = max(self.windows.warmup, self._armed.get(name, 0))
             if self.rows >= start + self.windows.reference:
                 values = series.since(start)[2]
                 if values.size >= min(5, self.windows.reference):
-                    self._reference[name] = Reference(float(np.median(values)), robust_sd(values))
+                    self._reference[name] = Reference(median(values), robust_sd(values))
 
     # Reading
 
@@ -208,11 +244,6 @@ class History:
         """Rows since the warm-up."""
         return self.rows - self.windows.warmup
 
-    @property
-    def is_test_row(self) -> bool:
-        """Whether trends are tested at this row."""
-        return self.settled > 0 and self.rows % self.windows.every == 0
-
     def now(self, name: str) -> float | None:
         """The finite value in the latest record."""
         return self.record.get(name) if self.record is not None else None
@@ -220,7 +251,7 @@ class History:
     def has(self, name: str) -> bool:
         """Whether any of the names in `"a|b"` was logged within the last two windows."""
         oldest = self.rows - 2 * self.windows.window
-        return any(part in self._series and self._series[part].since(oldest).size for part in name.split("|"))
+        return any(part in self._series and self._series[part].last_row >= oldest for part in name.split("|"))
 
     def first(self, names: str) -> str:
         """The first of the names in `"a|b"` that is being logged."""
@@ -243,8 +274,11 @@ class History:
 
     def level(self, name: str, rows: int | None = None) -> float | None:
         """Median of the last `rows` rows, by default W / 4."""
-        values = self.values(name, rows or self.windows.window // 4)
-        return float(np.median(values)) if values.size else None
+        rows = rows or self.windows.window // 4
+        if (name, rows) not in self._levels:
+            values = self.values(name, rows)
+            self._levels[name, rows] = median(values) if values.size else None
+        return self._levels[name, rows]
 
     def reference(self, name: str) -> Reference | None:
         """The frozen start of a metric, once it is known."""
@@ -252,23 +286,19 @@ class History:
 
     def ratio(self, name: str) -> float | None:
         """Level over the reference's median, where both are known and the latter is positive."""
-        reference, level = self._reference.get(name), self.level(name)
+        reference, level = self.reference(name), self.level(name)
         return None if reference is None or level is None else ratio_to(level, reference.median)
 
     def change(self, name: str, rows: int | None = None) -> Change | None:
         """What it did in the last `rows` rows (W by default), the warm-up left out; `None` for under ten values."""
         rows = rows or self.windows.window
-        if (name, rows) not in self._cache:
-            self._cache[name, rows] = self._change(name, min(rows, max(self.settled, 0)))
-        return self._cache[name, rows]
+        if (name, rows) not in self._changes:
+            self._changes[name, rows] = self._change(name, min(rows, max(self.settled, 0)))
+        return self._changes[name, rows]
 
     def _change(self, name: str, rows: int) -> Change | None:
         values = self.values(name, rows)
-        if values.size < 10:
-            return None
-        fifth = values.size // 5
-        before, after = float(np.median(values[:fifth])), float(np.median(values[-fifth:]))
-        return Change(before, after, mann_kendall_z(block_medians(values)), noise_sd(values))
+        return Change(values) if values.size >= 10 else None
 
     def evidence(
         self,
@@ -338,4 +368,5 @@ class History:
             series.buffer[:, : series.end] = columns
         self._reference = {name: Reference(*pair) for name, pair in state["reference"].items()}
         self._armed = dict(state["armed"])
-        self._cache.clear()
+        self._changes.clear()
+        self._levels.clear()

@@ -27,12 +27,15 @@ class MovementConfig:
         share_of_target (`float`): The same relative to the target.
         largest_se (`float`): Nats per sequence; two standard errors count as no movement only up to here, or a small
             rollout would never seem to move.
+        score_sds (`float`): Change of the score over two windows, in standard deviations of one value, that is none: at 1
+            an autocorrelated score without a trend passes in four tests of ten.
         ceiling (`float`): Share of the way from the start to the largest score that is the ceiling.
     """
 
     least_kl: float = 0.2
     share_of_target: float = 0.05
     largest_se: float = 0.5
+    score_sds: float = 2.0
     ceiling: float = 0.95
 
 
@@ -61,7 +64,9 @@ class Movement(Detector):
 
     def _flat(self, history: History) -> bool:
         score = history.change("score_mean", 2 * history.windows.window)
-        return score is not None and abs(score.after - score.before) <= max(score.noise, 1e-12) and abs(score.z) < 2.58
+        if score is None or abs(score.z) >= 2.58:
+            return False
+        return abs(score.after - score.before) <= max(self.config.score_sds * score.noise, 1e-12)
 
     def _severity(self, history: History) -> Severity:
         return Severity.WARN if history.settled >= 2 * history.windows.window else Severity.INFO
@@ -76,9 +81,11 @@ class Movement(Detector):
             "training does not move",
             f"After {history.rows} rollouts the policy is {kl:.3g} {unit} from the reference (nothing below {least:.2g}), "
             "and the score is where it was.",
+            (history.evidence(name, f"KL = {kl:.3g} (alarm below {least:.3g})", history.windows.window, after=kl),),
             (
-                history.evidence(name, f"KL = {kl:.3g} (alarm below {least:.3g})", history.windows.window, after=kl),
-                *history.contrast("score_mean", "kl_update", "grad_norm"),
+                "score_mean",
+                "kl_update",
+                "grad_norm",
             ),
         )
 
@@ -96,14 +103,15 @@ class Movement(Detector):
         )
 
     def causes(self, history: History) -> list[Cause]:
+        # A controller at its bound makes beta too high: the more special cause stands first.
         return [
+            _controller(history),
             _beta_too_high(history, self.threshold(history)),
             _learning_rate(history),
             _frozen(history),
             _constant_score(history),
             _no_reference(history),
             _clipped_reward(history),
-            _controller(history),
             _ceiling(history, self.config.ceiling),
             _noise(history),
         ]
@@ -115,15 +123,13 @@ def _gradient(history: History) -> float | None:
 
 def _beta_too_high(history: History, least: float) -> Cause:
     optimum, beta, spread = optimum_kl(history), history.level("beta"), history.level("score_std")
-    per_nat = 1.0 if distance(history).name == "kl_ref_seq" else history.level("len_mean")
     dead = spread is not None and spread < 1e-6
-    known = optimum is not None and per_nat is not None and not dead
     return cause(
         "beta-too-high",
         "The KL penalty outweighs the scores: what they pay for is no distance at all.",
-        optimum / per_nat < least if known else False if dead else None,  # type: ignore[operator]
+        False if dead else None if optimum is None else optimum < least,
         f"beta {setting(beta)}, score_std {setting(spread)}: the optimum of score - beta * KL lies at "
-        f"{setting(optimum)} nats per sequence.",
+        f"{setting(optimum)} {distance(history).unit}.",
         "Divide beta by 2 to 10, or raise kl_target.",
     )
 

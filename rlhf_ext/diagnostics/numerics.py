@@ -1,9 +1,7 @@
-"""X1 to X4 and X15: numbers that cannot be, log-probabilities that do not agree, gradients that spike."""
+"""X1 to X4: numbers that cannot be, log-probabilities that do not agree."""
 
 import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from . import causes
 from .causes import cause, setting
@@ -11,7 +9,6 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .statistics import robust_sd
 
 UNDEFINED_AT_TIMES = {"explained_var", "score_len_corr", "distinct2", "dup_frac", "rep4", "quality", "eval_score"}
 """Not a number where the input is constant or empty, which is no failure of the training."""
@@ -52,13 +49,13 @@ class NonFinite(Detector):
 
     def _value(self, history: History) -> Verdict | None:
         assert history.record is not None
-        values = {n: v for n, v in history.record.values.items() if v is not None and n not in UNDEFINED_AT_TIMES}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        bad = [name for name in history.not_finite if name not in UNDEFINED_AT_TIMES]
         count = history.now("nonfinite") or 0
         if history.settings.dtype == "float16" and bad == ["grad_norm"] and history.rows <= self.config.scaler_rows:
             return None
         if not bad and count <= 0:
             return None
+        values = history.record.values
         told = ", ".join(f"{name} = {values[name]}" for name in bad) or f"{count:g} numbers of the rollout"
         return Verdict(
             Severity.CRITICAL,
@@ -81,11 +78,14 @@ class NonFinite(Detector):
         )
 
     def _stopped(self, history: History, name: str) -> bool:
+        if history.now(name) is not None:
+            return False
         rows = history.logged(name, self.config.present + self.config.absent)[0]
         return rows.size == self.config.present and rows[-1] == history.rows - self.config.absent - 1
 
     def causes(self, history: History) -> list[Cause]:
         dtype, limit, spread = history.settings.dtype, history.settings.max_grad_norm, history.latest("score_std")
+        score = history.record.values.get("score_mean") if history.record is not None else None
         return [
             cause(
                 "fp16-overflow",
@@ -97,8 +97,8 @@ class NonFinite(Detector):
             cause(
                 "reward-not-finite",
                 "A reward function returned NaN or infinity.",
-                None if history.record is None else not math.isfinite(history.record.values.get("score_mean", 0.0)),
-                f"score_mean {history.record.values.get('score_mean') if history.record else None}.",
+                None if score is None else not math.isfinite(score),
+                f"score_mean {setting(score)}.",
                 "Let the reward function return a number for an empty or cut completion too; set score_clip.",
             ),
             cause(
@@ -186,7 +186,7 @@ class FirstPassConfig:
     Thresholds.
 
     Args:
-        float32 (`float`): Largest |ratio - 1| before any update; healthy below 1e-4, a bug such as dropout makes 0.1.
+        float32 (`float`): Largest |ratio - 1| before any update; healthy below 1e-4, dropout makes 0.1 and more.
         other (`float`): The same in lower precision, where single tokens differ by 0.05.
     """
 
@@ -314,71 +314,4 @@ class RolloutGap(Detector):
                 "Synchronise the weights before every rollout.",
             ),
             causes.unscaled_temperature(history),
-        ]
-
-
-@dataclass(frozen=True)
-class SpikeConfig:
-    """
-    Thresholds.
-
-    Args:
-        ratio (`float`): Gradient over the median of the window; healthy public runs reach 9.6.
-        sds (`float`): Robust standard deviations above it.
-        spikes (`int`): That many in a window; single batches happen.
-    """
-
-    ratio: float = 10.0
-    sds: float = 8.0
-    spikes: int = 3
-
-
-class GradientSpikes(Detector):
-    """X15. Gradients that are now and then ten times the usual, for each network on its own."""
-
-    mode = "X15"
-
-    def __init__(self, settings: RunSettings, config: SpikeConfig | None = None) -> None:
-        self.config = config or SpikeConfig()
-        super().__init__(settings)
-
-    def list_rules(self) -> tuple[Rule, ...]:
-        return (
-            Rule("policy", lambda history: self._spikes(history, "grad_norm"), ("grad_norm",)),
-            Rule("critic", lambda history: self._spikes(history, "grad_norm_critic"), ("grad_norm_critic",)),
-        )
-
-    def _spikes(self, history: History, name: str) -> Verdict | None:
-        values = history.values(name, history.windows.window)
-        if values.size < 10:
-            return None
-        median, sd = float(np.median(values)), robust_sd(values)
-        number = int(((values > self.config.ratio * median) & (values > median + self.config.sds * sd)).sum())
-        if number < self.config.spikes or median <= 0:
-            return None
-        return Verdict(
-            Severity.WARN,
-            "gradient spikes",
-            f"{number} gradients of the last {history.windows.window} rollouts were above {self.config.ratio:g} times the "
-            f"median of {median:.3g}; the largest was {values.max():.3g}.",
-            (history.evidence(name, f"{number} spikes (alarm from {self.config.spikes})", history.windows.window),),
-        )
-
-    def causes(self, history: History) -> list[Cause]:
-        limit = history.settings.max_grad_norm
-        return [
-            cause(
-                "outlier-batches",
-                "Single scores or ratios far from the others make the gradient.",
-                None if not history.has("ratio_max") else (history.level("ratio_max") or 0.0) > 10,
-                f"ratio_max {setting(history.level('ratio_max'))}, score_std {setting(history.level('score_std'))}.",
-                "Set score_clip; lower num_iterations.",
-            ),
-            cause(
-                "no-clipping",
-                "The gradient is not clipped.",
-                None if limit is None else not 0 < limit <= 10,
-                f"max_grad_norm {setting(limit)}.",
-                "Set max_grad_norm=1.0.",
-            ),
         ]

@@ -1,9 +1,11 @@
 """What a run measured at one rollout, under one set of names and units, whoever logged it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+LARGEST = 1e100
+"""Beyond it a number is as good as infinite: its square would be."""
 
 
 class Metric(NamedTuple):
@@ -102,9 +104,9 @@ class Record:
             )
 
     def get(self, name: str) -> float | None:
-        """The value if it was logged and is finite, else `None`."""
+        """The value if it was logged and is finite (and within `LARGEST`), else `None`."""
         value = self.values.get(name)
-        return value if value is not None and math.isfinite(value) else None
+        return value if value is not None and -LARGEST <= value <= LARGEST else None
 
 
 @dataclass(frozen=True)

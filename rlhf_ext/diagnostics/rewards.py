@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from .causes import cause, setting
 from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 from .signals import score_improves
+from .statistics import median
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class RewardScale(Detector):
     def list_rules(self) -> tuple[Rule, ...]:
         return (
             Rule("spread", self._spread, ("score_std",), windows=0.75),
-            Rule("shift", self._shift, ("score_mean", "score_std"), windows=0.75),
+            Rule("shift", self._shift, ("score_mean", "score_std"), windows=0.75, patience=1),
         )
 
     def _spread(self, history: History) -> Verdict | None:
@@ -50,7 +49,7 @@ class RewardScale(Detector):
         ratio, values = history.ratio("score_std"), history.values("score_std", window)
         if ratio is None or values.size < window or ratio <= 0:
             return None
-        before, after = float(np.median(values[: window // 2])), float(np.median(values[-quarter:]))
+        before, after = median(values[: window // 2]), median(values[-quarter:])
         stepped = before > 0 and not 1 / self.config.step <= after / before <= self.config.step
         if not stepped or 1 / self.config.factor <= ratio <= self.config.factor:
             return None
@@ -62,7 +61,11 @@ class RewardScale(Detector):
                 history.evidence(
                     "score_std", f"{ratio:.2f} of the reference (alarm from {self.config.factor:g}, 1/...)"
                 ),
-                *history.contrast("score_mean", "kl_ref_seq", "value_loss"),
+            ),
+            (
+                "score_mean",
+                "kl_ref_seq",
+                "value_loss",
             ),
         )
 
@@ -74,7 +77,7 @@ class RewardScale(Detector):
         )
         if change is None or spread is None or last.size < 10:
             return None
-        step = float(np.median(last[5:]) - np.median(last[:5]))
+        step = median(last[5:]) - median(last[:5])
         if abs(step) <= max(self.config.shift * change.noise, spread, 1e-12):
             return None
         return Verdict(
@@ -159,8 +162,9 @@ class Saturation(Detector):
         return self._verdict(history, "score_std", f"The scores spread {ratio:.0%} of what they did at the start.")
 
     def _verdict(self, history: History, name: str, summary: str) -> Verdict:
-        evidence = (history.evidence(name, "level of the last W / 4"), *history.contrast("score_mean", "kl_ref_seq"))
-        return Verdict(self._severity(history), "reward saturates", summary, evidence)
+        evidence = (history.evidence(name, "level of the last W / 4"),)
+        title = "reward saturates"
+        return Verdict(self._severity(history), title, summary, evidence, ("score_mean", "kl_ref_seq"))
 
     def causes(self, history: History) -> list[Cause]:
         duplicates = history.level("dup_frac")
@@ -230,7 +234,9 @@ class NoSignal(Detector):
 
     def _gradient(self, history: History) -> Verdict | None:
         values = history.values("grad_norm", history.windows.window // 2)
-        zero = float((values <= 1e-12).mean()) if values.size >= 10 else 0.0
+        if values.size < 10 or values.min() > 1e-12:
+            return None
+        zero = float((values <= 1e-12).mean())
         if zero <= self.config.zero_gradients:
             return None
         return Verdict(

@@ -108,8 +108,9 @@ class _Rollout:
             if count == 0 or name in _LATEST:
                 self.values[name] = value
             elif name in _MAXIMUM:
-                # max(1, NaN) is 1: a number that is not finite must not get lost.
-                self.values[name] = value if math.isnan(value) else max(value, self.values[name])
+                # max() of a NaN and a number depends on their order; the NaN must not get lost.
+                both = (value, self.values[name])
+                self.values[name] = math.nan if any(map(math.isnan, both)) else max(both)
             else:
                 self.values[name] += (value - self.values[name]) / (count + 1)
             self.counts[name] = count + 1

@@ -55,9 +55,11 @@ class LengthExploitation(Detector):
             "length is exploited",
             f"The completions went {describe(length, 'tokens')}, the score goes with the length (correlation {corr:.2f}), "
             "and the held-out quality did not rise.",
+            (history.evidence("len_mean", f"{length.growth or 0:.2f} times", None, length.before, length.after),),
             (
-                history.evidence("len_mean", f"{length.growth or 0:.2f} times", None, length.before, length.after),
-                *history.contrast("score_len_corr", "quality", "score_mean"),
+                "score_len_corr",
+                "quality",
+                "score_mean",
             ),
         )
 
@@ -99,9 +101,11 @@ class LengthCollapse(Detector):
             "length collapses",
             f"The completions have {ratio:.0%} of their length at the start ({median:.3g} tokens), and the score did not "
             "rise.",
+            (history.evidence("len_mean", f"{ratio:.2f} of the reference (alarm below {self.config.collapse:g})"),),
             (
-                history.evidence("len_mean", f"{ratio:.2f} of the reference (alarm below {self.config.collapse:g})"),
-                *history.contrast("score_mean", "kl_ref_seq", "eos_rate"),
+                "score_mean",
+                "kl_ref_seq",
+                "eos_rate",
             ),
         )
 

@@ -1,4 +1,4 @@
-"""X5 and X6: one rollout moves the policy too far. X16: the controller of beta cannot do its work."""
+"""X5 and X6: one rollout moves the policy too far. X15: gradients spike. X16: the controller of beta fails."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 from .signals import distance, still_beta
-from .statistics import robust_sd
+from .statistics import median, robust_sd
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class ClipSaturation(Detector):
             Severity.WARN,
             "many ratios clipped",
             f"{share:.0%} of the tokens are clipped, over {history.windows.window // 4} rollouts.",
+            (history.evidence("pg_clipfrac", f"{share:.2f} (alarm above {self.config.share:g})"),),
             (
-                history.evidence("pg_clipfrac", f"{share:.2f} (alarm above {self.config.share:g})"),
-                *history.contrast("kl_update", "score_mean"),
+                "kl_update",
+                "score_mean",
             ),
         )
 
@@ -90,9 +91,10 @@ class UpdateSize(Detector):
             Severity.WARN if update > self.config.warn else Severity.INFO,
             "updates too large",
             f"One rollout moves the policy by {update:.3g} nats/token.",
+            (history.evidence("kl_update", f"{update:.3g} (alarm above {self.config.warn:g})", 3, after=update),),
             (
-                history.evidence("kl_update", f"{update:.3g} (alarm above {self.config.warn:g})", 3, after=update),
-                *history.contrast("pg_clipfrac", "score_mean"),
+                "pg_clipfrac",
+                "score_mean",
             ),
         )
 
@@ -137,6 +139,73 @@ def update_causes(history: History) -> list[Cause]:
 
 
 @dataclass(frozen=True)
+class SpikeConfig:
+    """
+    Thresholds.
+
+    Args:
+        ratio (`float`): Gradient over the median of the window; healthy public runs reach 9.6.
+        sds (`float`): Robust standard deviations above it.
+        spikes (`int`): That many in a window; single batches happen.
+    """
+
+    ratio: float = 10.0
+    sds: float = 8.0
+    spikes: int = 3
+
+
+class GradientSpikes(Detector):
+    """X15. Gradients that are now and then ten times the usual, for each network on its own."""
+
+    mode = "X15"
+
+    def __init__(self, settings: RunSettings, config: SpikeConfig | None = None) -> None:
+        self.config = config or SpikeConfig()
+        super().__init__(settings)
+
+    def list_rules(self) -> tuple[Rule, ...]:
+        return (
+            Rule("policy", lambda history: self._spikes(history, "grad_norm"), ("grad_norm",)),
+            Rule("critic", lambda history: self._spikes(history, "grad_norm_critic"), ("grad_norm_critic",)),
+        )
+
+    def _spikes(self, history: History, name: str) -> Verdict | None:
+        values = history.values(name, history.windows.window)
+        if values.size < 10:
+            return None
+        usual, sd = median(values), robust_sd(values)
+        number = int(((values > self.config.ratio * usual) & (values > usual + self.config.sds * sd)).sum())
+        if number < self.config.spikes or usual <= 0:
+            return None
+        return Verdict(
+            Severity.WARN,
+            "gradient spikes",
+            f"{number} gradients of the last {history.windows.window} rollouts were above {self.config.ratio:g} times the "
+            f"median of {usual:.3g}; the largest was {values.max():.3g}.",
+            (history.evidence(name, f"{number} spikes (alarm from {self.config.spikes})", history.windows.window),),
+        )
+
+    def causes(self, history: History) -> list[Cause]:
+        limit = history.settings.max_grad_norm
+        return [
+            cause(
+                "outlier-batches",
+                "Single scores or ratios far from the others make the gradient.",
+                None if not history.has("ratio_max") else (history.level("ratio_max") or 0.0) > 10,
+                f"ratio_max {setting(history.level('ratio_max'))}, score_std {setting(history.level('score_std'))}.",
+                "Set score_clip; lower num_iterations.",
+            ),
+            cause(
+                "no-clipping",
+                "The gradient is not clipped.",
+                None if limit is None else not 0 < limit <= 10,
+                f"max_grad_norm {setting(limit)}.",
+                "Set max_grad_norm=1.0.",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
 class ControllerConfig:
     """
     Thresholds.
@@ -164,8 +233,9 @@ class Controller(Detector):
         super().__init__(settings)
 
     def list_rules(self) -> tuple[Rule, ...]:
+        target = () if self.settings.kl_target is not None else ("kl_target",)
         return (
-            Rule("stuck", self._stuck, ("beta", "kl_ref_seq|kl_ref_tok", "kl_target")),
+            Rule("stuck", self._stuck, ("beta", "kl_ref_seq|kl_ref_tok", *target)),
             Rule("swings", self._swings, ("beta",)),
         )
 

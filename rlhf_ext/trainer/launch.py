@@ -1,7 +1,9 @@
 """What the launcher must allow for."""
 
 import os
+from dataclasses import replace
 
+from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import TrainingArguments
 from transformers.utils import strtobool
@@ -33,3 +35,19 @@ def check_saves_weights(args: TrainingArguments) -> None:
             f"FSDP with the state dict type {kind} would save no model. Set `fsdp_state_dict_type: FULL_STATE_DICT` in "
             "the configuration of accelerate; configs/accelerate/fsdp2.yaml has it."
         )
+
+
+def return_unrounded(accelerator: Accelerator) -> None:
+    """
+    Let a forward call under FSDP2 return float32 where it computes it.
+
+    accelerate has FSDP2 round every output to the training precision: log-probabilities around -5 to steps of 0.03, of
+    which the ratio and KL are made.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]):
+            Accelerator that has not prepared a model.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)

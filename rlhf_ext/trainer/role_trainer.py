@@ -32,6 +32,7 @@ from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
 from .contexts import saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
+from .launch import return_unrounded
 from .measured import MeasuredTrainer
 from .optimization import hold_policy, split_off_critic
 from .reward_functions import loading_arguments, score_affine
@@ -42,10 +43,16 @@ class RoleTrainer(MeasuredTrainer):
     """
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
-    What differs from the parent: `_generate_single_turn` checks vLLM after each weight synchronisation;
-    `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
-    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
+    `_generate_single_turn` checks vLLM after each weight synchronisation; `create_optimizer` and `create_scheduler` give
+    the critic parameter groups of its own; `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the parent; before it prepares the reference, outputs are kept from being rounded."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            return_unrounded(self.accelerator)
 
     def _init_roles(self, kind: str, critic_model: str | PreTrainedModel | None) -> None:
         """Complete the policy, as the parent made it, with the roles that live on it, and prepare the others."""

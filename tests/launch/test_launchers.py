@@ -139,9 +139,11 @@ def assert_all_as_alone(folder: Path, alone: Path, policy: str) -> None:
 
 def assert_bf16_runs(folder: Path, policy: str) -> None:
     for case in BF16:
-        values = tokens(measured(folder / case)["rollouts"][-1], "old_values").astype(np.float32)
-        # The value head computes in float32 whatever the weights are kept in.
-        assert (torch.tensor(values).bfloat16().float().numpy() != values).any()
+        rollout = measured(folder / case)["rollouts"][-1]
+        # Both are computed in float32 whatever the weights are kept in, and stay so.
+        for name in ("old_values", "old_logprobs"):
+            outputs = torch.tensor(tokens(rollout, name), dtype=torch.float32)
+            assert (outputs.bfloat16().float() != outputs).float().mean() > 0.5, name
         assert_loads_and_has_learned(folder / case, policy, None)
 
 

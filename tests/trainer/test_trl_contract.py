@@ -21,6 +21,7 @@ SIGNATURES = {
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
     "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields"],
+    "create_accelerator_and_postprocess": ["self"],
     "create_optimizer": ["self"],
     "create_scheduler": ["self", "num_training_steps", "optimizer"],
     "_load_best_model": ["self"],

@@ -95,7 +95,7 @@ def _open_text(path: Path, head: str, run: str | None) -> Source:
     first = first_object(head)
     if first is not None:
         return _journal(path) if first.get("kind") in ("settings", "rollout") else json_lines(path)
-    if start.startswith("["):
+    if re.match(r"\[\s*[{\]]", start):
         return json_array(path)
     if is_csv(head):
         return csv_table(path, run)

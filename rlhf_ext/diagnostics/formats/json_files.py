@@ -64,9 +64,7 @@ def trainer_state(path: Path) -> Source:
             # TRL's online trainers write null for a metric that was NaN throughout.
             yield Row(numbers(data, null=math.nan))
 
-    source = Source("transformers trainer_state.json", read)
-    source.note("The Trainer hides a NaN loss by default (logging_nan_inf_filter): trust grad_norm for that.")
-    return source
+    return Source("transformers trainer_state.json", read)
 
 
 def array_objects(path: Path, opening: str) -> Iterator[dict[str, Any]]:
@@ -91,9 +89,10 @@ def array_objects(path: Path, opening: str) -> Iterator[dict[str, Any]]:
                 data, end = decoder.raw_decode(text) if text else (None, 0)
             except ValueError:
                 end = 0
-            # A number that stands at the end of what was read may go on; an object or array may not.
-            if end and (isinstance(data, dict | list) or end < len(text)):
-                text = text[end:]
+            rest = text[end:].lstrip(" \r\n\t")
+            # A number at the end of what was read may go on.
+            if end and rest.startswith((",", "]")):
+                text = rest
                 if isinstance(data, dict):
                     yield data
                 continue

@@ -2,6 +2,11 @@
 
 from collections.abc import Iterator
 
+
+class NoMessageError(ValueError):
+    """These bytes are no protocol buffer."""
+
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -10,7 +15,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     The fields of a message in order: number and value, varints as `int`, everything else as `bytes`.
 
     Raises:
-        ValueError: If it is no message.
+        NoMessageError: If it is no message.
     """
     position, end = 0, len(data)
     while position < end:
@@ -26,9 +31,9 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (_FIXED32, _FIXED64):
             size = 4 if kind == _FIXED32 else 8
         else:
-            raise ValueError(f"no protocol buffer: wire type {kind} at byte {position}.")
+            raise NoMessageError(f"wire type {kind} at byte {position}.")
         if position + size > end:
-            raise ValueError(f"no protocol buffer: field {field} ends after byte {end}.")
+            raise NoMessageError(f"field {field} ends after byte {end}.")
         value, position = data[position : position + size], position + size
         yield field, value
 
@@ -43,4 +48,4 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return result, position
         shift += 7
-    raise ValueError("no protocol buffer: it ends within a number.")
+    raise NoMessageError("it ends within a number.")

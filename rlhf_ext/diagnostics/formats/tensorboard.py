@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .protobuf import fields
+from .protobuf import NoMessageError, fields
 from .source import Row, Source
 from .text import choose_run
 
@@ -61,18 +61,21 @@ def _rows(files: list[Path], source: Source) -> Iterator[Row]:
 
 def _values(path: Path, source: Source) -> Iterator[tuple[int, str, float | bytes]]:
     """Step, tag and value of everything that is a number or a text."""
-    for event in _records(path, source):
-        step, summary = 0, b""
-        for field, value in fields(event):
-            if field == _EVENT_STEP and isinstance(value, int):
-                step = value if value < 2**63 else value - 2**64
-            elif field == _EVENT_SUMMARY and isinstance(value, bytes):
-                summary = value
-        for _, message in fields(summary):
-            if isinstance(message, bytes):
-                tag, parsed = _value(message)
-                if parsed is not None:
-                    yield step, tag, parsed
+    try:
+        for event in _records(path, source):
+            step, summary = 0, b""
+            for field, value in fields(event):
+                if field == _EVENT_STEP and isinstance(value, int):
+                    step = value if value < 2**63 else value - 2**64
+                elif field == _EVENT_SUMMARY and isinstance(value, bytes):
+                    summary = value
+            for _, message in fields(summary):
+                if isinstance(message, bytes):
+                    tag, parsed = _value(message)
+                    if parsed is not None:
+                        yield step, tag, parsed
+    except NoMessageError as error:
+        raise ValueError(f"{path} is damaged, or no event file: {error}") from error
 
 
 def _value(message: bytes) -> tuple[str, float | bytes | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .protobuf import fields
+from .protobuf import NoMessageError, fields
 from .source import Row, Source, numbers
 
 _HEADER, _BLOCK, _CHUNK_HEADER = 7, 2**15, 7
@@ -73,10 +73,13 @@ def _parsed(content: bytes) -> Any:
 
 def _records(path: Path, source: Source) -> Iterator[tuple[int, bytes]]:
     """Number of the field that holds it, and message, of every record."""
-    for data in _whole_records(path, source):
-        for field, value in fields(data):
-            if isinstance(value, bytes) and field in (_RECORD_HISTORY, _RECORD_CONFIG, _RECORD_RUN):
-                yield field, value
+    try:
+        for data in _whole_records(path, source):
+            for field, value in fields(data):
+                if isinstance(value, bytes) and field in (_RECORD_HISTORY, _RECORD_CONFIG, _RECORD_RUN):
+                    yield field, value
+    except NoMessageError as error:
+        raise ValueError(f"{path} is damaged, or no file of a W&B run: {error}") from error
 
 
 def _whole_records(path: Path, source: Source) -> Iterator[bytes]:

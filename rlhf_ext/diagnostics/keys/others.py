@@ -1,10 +1,9 @@
 """
 trlX, OpenRLHF, torchtune, NeMo, RL4LMs and Stable-Baselines3.
 
-Sources: trlX `modeling_ppo.py`, `accelerate_ppo_trainer.py`;
-OpenRLHF `trainer/ppo_trainer.py`, `trainer/ray/ppo_actor.py`, `trainer/ray/ppo_critic.py`, `utils/logging_utils.py`;
-torchtune `recipes/ppo_full_finetune_single_device.py`; RL4LMs `algorithms/common/maskable`;
-Stable-Baselines3 `ppo/ppo.py`.
+Sources: trlX `modeling_ppo.py`, `accelerate_ppo_trainer.py`; OpenRLHF `trainer/ppo_trainer.py`,
+`trainer/ray/ppo_actor.py`, `trainer/ray/ppo_critic.py`, `utils/logging_utils.py`; torchtune
+`recipes/ppo_full_finetune_single_device.py`; RL4LMs `algorithms/common/maskable`; Stable-Baselines3 `ppo/ppo.py`.
 """
 
 from .framework import Derivation, Framework, signature

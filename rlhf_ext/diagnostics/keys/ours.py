@@ -4,7 +4,7 @@ from ..record import METRICS
 from .framework import Framework, signature
 
 CANONICAL = Framework(
-    name="canonical names",
+    name="rlhf_ext (canonical names)",
     signatures=(
         signature("kl_ref_seq", "score_mean"),
         signature("kl_ref_tok", "score_mean"),

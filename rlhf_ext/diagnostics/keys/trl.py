@@ -115,7 +115,10 @@ GRPO = Framework(
         "loss": "the loss with its KL term",
         "reward_std": "some versions log the mean spread within a group, not that of the rollout",
     },
-    notes=("Nothing is logged of a critic: there is none. With beta=0 no KL is logged either.",),
+    notes=(
+        "Nothing is logged of a critic: there is none. With beta=0 no KL is logged either.",
+        "The Trainer hides a NaN loss by default (logging_nan_inf_filter): grad_norm shows it.",
+    ),
 )
 
 TRL = (PPO_NEW, PPO_OLD, GRPO)

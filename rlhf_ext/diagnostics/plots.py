@@ -1,0 +1,163 @@
+"""Curves as inline SVG."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+_WIDTH, _HEIGHT = 470, 170
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 18, 22
+# Width of a character of a label.
+_CHARACTER = 7
+# A curve that falls by this factor shows nothing of its end on a linear axis.
+_LOG_FROM = 50.0
+
+
+class Mark(NamedTuple):
+    """A finding on a curve, from step to step."""
+
+    label: str
+    tooltip: str
+    severity: str
+    first_step: int
+    last_step: int
+
+
+class _Axis(NamedTuple):
+    """A range of values on a range of pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        position, low, high = value, self.low, self.high
+        if self.log:
+            position, low, high = math.log(max(value, self.low)), math.log(self.low), math.log(self.high)
+        return self.start + (position - low) / (high - low) * (self.end - self.start)
+
+
+def plot(
+    steps: Sequence[int],
+    values: Sequence[float],
+    marks: Sequence[Mark] = (),
+    target: float | None = None,
+    label: str = "",
+) -> str:
+    """
+    A curve with the findings that concern it.
+
+    Args:
+        steps (`list[int]`): Of the points.
+        values (`list[float]`): Of the points; what is not finite is a tick at the top.
+        marks (`list[Mark]`): Bands on the curve.
+        target (`float`, *optional*): A level that the run was to hold.
+        label (`str`): For readers of a screen.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    x = _Axis(min(steps), max(steps) if max(steps) > min(steps) else min(steps) + 1, _LEFT, _WIDTH - _RIGHT)
+    y = _value_axis(finite, target)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">',
+        *_bands(marks, x),
+        *_grid(x, y),
+        _target(target, y) if target is not None else "",
+        *_curve(steps, values, x, y),
+        *_not_finite(steps, values, x),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def _value_axis(finite: list[float], target: float | None) -> _Axis:
+    shown = [*finite, *([target] if target is not None else [])] or [0.0]
+    low, high = min(shown), max(shown)
+    if low > 0 and high / low > _LOG_FROM:
+        return _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, log=True)
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return _Axis(low - room, high + room, _HEIGHT - _BOTTOM, _TOP)
+
+
+def _ticks(axis: _Axis, count: int) -> list[float]:
+    """Round numbers on a linear axis, powers of ten on a logarithmic one."""
+    if axis.log:
+        first, last = math.ceil(math.log10(axis.low)), math.floor(math.log10(axis.high))
+        every = max(1, (last - first) // count + 1)
+        return [10.0**power for power in range(first, last + 1, every)]
+    rough = (axis.high - axis.low) / count
+    unit = 10 ** math.floor(math.log10(rough))
+    step = unit * next((m for m in (1, 2, 5) if m * unit >= rough), 10)
+    first = math.ceil(axis.low / step)
+    return [step * i for i in range(first, math.floor(axis.high / step) + 1)]
+
+
+def _grid(x: _Axis, y: _Axis) -> list[str]:
+    parts = []
+    for value in _ticks(y, 3):
+        at = f"{y.at(value):.1f}"
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{at}" dy="3" text-anchor="end">{value:.3g}</text>')
+    for value in _ticks(x, 5):
+        if value == round(value):
+            at = f"{x.at(value):.1f}"
+            parts.append(f'<text class="tick" x="{at}" y="{_HEIGHT - 7}" text-anchor="middle">{value:.0f}</text>')
+    return parts
+
+
+def _bands(marks: Sequence[Mark], x: _Axis) -> list[str]:
+    """Bands from left to right, their labels beside each other where they begin together."""
+    parts = []
+    free = 0.0
+    for mark in sorted(marks, key=lambda mark: mark.first_step):
+        at = max(x.at(max(mark.first_step, x.low)), free)
+        parts.append(_band(mark, x, at))
+        free = at + _CHARACTER * (len(mark.label) + 1)
+    return parts
+
+
+def _band(mark: Mark, x: _Axis, label_at: float) -> str:
+    start, end = x.at(max(mark.first_step, x.low)), x.at(min(mark.last_step, x.high))
+    # The label stands inside the plot at either end.
+    anchor, at = ("start", label_at) if label_at < _WIDTH - 40 else ("end", _WIDTH - 3.0)
+    return (
+        f'<g class="{mark.severity.lower()}"><title>{escape(mark.tooltip)}</title>'
+        f'<rect class="band" x="{start:.1f}" y="{_TOP}" width="{max(end - start, 2):.1f}" '
+        f'height="{_HEIGHT - _TOP - _BOTTOM}"/>'
+        f'<line class="edge" x1="{start:.1f}" x2="{start:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
+        f'<text class="mark" x="{at:.1f}" y="{_TOP - 5}" text-anchor="{anchor}">{escape(mark.label)}</text></g>'
+    )
+
+
+def _target(target: float, y: _Axis) -> str:
+    at = f"{y.at(target):.1f}"
+    return (
+        f'<line class="target" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
+        f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{at}" dy="-3" text-anchor="end">target</text>'
+    )
+
+
+def _curve(steps: Sequence[int], values: Sequence[float], x: _Axis, y: _Axis) -> list[str]:
+    """Lines between neighbours that are finite; a point for one that stands alone."""
+    parts: list[str] = []
+    stretch: list[str] = []
+    for step, value in [*zip(steps, values, strict=True), (0, math.nan)]:
+        if math.isfinite(value):
+            stretch.append(f"{x.at(step):.1f},{y.at(value):.1f}")
+        elif len(stretch) == 1:
+            cx, _, cy = stretch.pop().partition(",")
+            parts.append(f'<circle class="point" cx="{cx}" cy="{cy}" r="2"/>')
+        elif stretch:
+            parts.append(f'<polyline class="curve" points="{" ".join(stretch)}"/>')
+            stretch = []
+    return parts
+
+
+def _not_finite(steps: Sequence[int], values: Sequence[float], x: _Axis) -> list[str]:
+    return [
+        f'<line class="lost" x1="{x.at(step):.1f}" x2="{x.at(step):.1f}" y1="{_TOP}" y2="{_TOP + 8}">'
+        f"<title>{value} at step {step}</title></line>"
+        for step, value in zip(steps, values, strict=True)
+        if not math.isfinite(value)
+    ]

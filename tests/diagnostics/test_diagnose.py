@@ -1,0 +1,285 @@
+"""Diagnosis of finished runs: what is read as one run, what is refused, what comes out."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tracemalloc
+from html.parser import HTMLParser
+
+import logs
+import pytest
+from runs import healthy, records, settings
+
+from rlhf_ext import diagnose
+from rlhf_ext.cli import main
+from rlhf_ext.diagnostics import Diagnostics, Record, RunSettings, Sample, Severity
+from rlhf_ext.diagnostics.journal import record_line, settings_line
+
+
+def state(tmp_path, history):
+    return logs.trainer_state(tmp_path / "trainer_state.json", history)
+
+
+def drifting(n=240):
+    """A run whose KL leaves its target while the score falls."""
+    columns = healthy(n)
+    for i in range(n // 3, n):
+        columns["kl_ref_seq"][i] += 0.2 * (i - n // 3)
+        columns["score_mean"][i] -= 0.02 * (i - n // 3)
+    return columns
+
+
+def journal(path, columns, samples=(), **changes):
+    rows = [Record(record.step, record.values, {}, samples) for record in records(columns)]
+    path.write_text(settings_line(settings(**changes)) + "".join(map(record_line, rows)), encoding="utf-8")
+    return path
+
+
+def test_the_verdict_is_that_of_the_live_engine(tmp_path):
+    columns = drifting()
+    diagnosis = diagnose(journal(tmp_path / "diagnostics.jsonl", columns))
+    engine = Diagnostics(settings())
+    events = [event for record in records(columns) for event in engine.observe(record)]
+    assert events and diagnosis.events == tuple(events)
+    assert {e.finding.mode for e in diagnosis.episodes if e.closed is None} == {f.mode for f in engine.open_findings}
+    assert diagnosis.abstentions == engine.abstentions
+    first = diagnosis.episodes[0]
+    assert first.finding.mode == "M1" and first.finding.severity == diagnosis.worst >= Severity.WARN
+
+
+def test_rows_after_a_resume_replace_those_before(tmp_path):
+    before = [logs.trl_ppo_row(step, **{"objective/kl": 1.0}) for step in range(1, 31)]
+    after = [logs.trl_ppo_row(step, **{"objective/kl": 2.0}) for step in range(21, 41)]
+    diagnosis = diagnose(state(tmp_path, before + after))
+    assert diagnosis.rollouts == 40 and diagnosis.settings.planned_rollouts == 40
+    assert diagnosis.curves["kl_ref_seq"].values == [1.0] * 20 + [2.0] * 20
+    assert [segment._asdict() for segment in diagnosis.segments] == [
+        {"first_step": 1, "last_step": 30, "rows": 30, "replaced": 10},
+        {"first_step": 21, "last_step": 40, "rows": 20, "replaced": 0},
+    ]
+    assert any("from 30 to 21" in note for note in diagnosis.notes)
+
+
+def test_two_resumes_the_second_further_back(tmp_path):
+    parts = [(1, 11, 1.0), (6, 16, 2.0), (3, 9, 3.0)]
+    history = [logs.trl_ppo_row(s, **{"objective/kl": kl}) for first, end, kl in parts for s in range(first, end)]
+    diagnosis = diagnose(state(tmp_path, history))
+    assert diagnosis.curves["kl_ref_seq"] == (list(range(1, 9)), [1.0] * 2 + [3.0] * 6)
+    assert [segment.replaced for segment in diagnosis.segments] == [8, 10, 0]
+
+
+def test_a_step_logged_twice_counts_once(tmp_path):
+    history = [logs.trl_ppo_row(step, **{"objective/kl": kl}) for step in (1, 2) for kl in (1.0, 2.0)]
+    diagnosis = diagnose(state(tmp_path, history))
+    assert diagnosis.curves["kl_ref_seq"] == ([1, 2], [2.0, 2.0])
+
+
+def test_rows_of_optimizer_steps_belong_to_their_rollout(tmp_path):
+    """One row per optimizer step: means, the largest ratio, NaN kept, the evaluation too."""
+    history = []
+    for rollout in range(3):
+        step = 4 * rollout + 1
+        update = [{"kl/update": 0.01 * i, "policy/ratio_max": r} for i, r in enumerate((1.0, 3.0, 2.0, 1.5))]
+        if rollout == 2:
+            update[1]["policy/ratio_max"] = math.nan
+        first = {"objective/score": float(rollout), "kl/ref": 1.0, "policy/clip_fraction": 0.0}
+        history += [{**(first if i == 0 else {}), **row, "step": step + i} for i, row in enumerate(update)]
+        history.append({"eval_objective/score": 5.0 + rollout, "step": step + 3})
+    history.append({"train_runtime": 1.0, "train_loss": 0.1, "step": 12})
+    diagnosis = diagnose(state(tmp_path, history))
+    assert diagnosis.framework == "rlhf_ext PPOTrainer" and diagnosis.rollouts == 3
+    curves = diagnosis.curves
+    assert curves["score_mean"] == ([1, 5, 9], [0.0, 1.0, 2.0])
+    assert curves["kl_update"].values == pytest.approx([0.015] * 3)
+    assert curves["ratio_max"].values[:2] == [3.0, 3.0] and math.isnan(curves["ratio_max"].values[2])
+    assert curves["eval_score"].values == [5.0, 6.0, 7.0]
+
+
+def test_long_runs_are_drawn_with_their_extremes(tmp_path):
+    history = [logs.trl_ppo_row(step, **{"objective/kl": 1.0}) for step in range(1, 3001)]
+    history[1234]["objective/kl"] = 99.0
+    history[2000]["objective/kl"] = math.nan
+    curve = diagnose(state(tmp_path, history)).curves["kl_ref_seq"]
+    assert len(curve.steps) < 1300
+    assert max(v for v in curve.values if v == v) == 99.0 and sum(map(math.isnan, curve.values)) == 1
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path):
+    """A log of ten times the rows, each with much that is not read, takes about the same memory."""
+
+    def peak(rows):
+        path = tmp_path / f"{rows}.jsonl"
+        with path.open("w") as file:
+            for step in range(rows):
+                file.write(json.dumps(logs.trl_ppo_row(step) | {"text": "x" * 20_000}) + "\n")
+        tracemalloc.start()
+        diagnose(path)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(10)
+    # 6 MB more of text.
+    assert peak(330) < peak(30) + 2**19
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", "", "is empty"),
+        ("blank.csv", "\n\n", "is empty"),
+        ("notes.txt", "Dear diary,\ntoday the reward went up, and up.\n", "no log that is known here"),
+        ("weights.bin", b"\x80\x02}q\x00(X\x05\x00\x00\x00", "content is binary"),
+        ("model.db", b"SQLite format 3\0" + b"\0" * 100, "no project of trackio"),
+        ("state.json", '{"log_history": [', "breaks off"),
+        ("state.json", '{"log_history": []}', "no row"),
+        ("state.json", '{"log_history": [{"step": 1}, {"st', "breaks off"),
+        ("config.json", '{\n "model_type": "llama"\n}\n', "no log that is known here"),
+        ("list.json", "[]", "no row"),
+        ("setup.cfg", "[metadata]\nname = x\n", "no log that is known here"),
+        ("other.jsonl", '{"step": 1, "accuracy": 0.5}\n', "no framework known here logs these keys: accuracy"),
+        ("words.jsonl", '{"step": 1, "text": "hello"}\n', "no framework known here"),
+        ("events.out.tfevents.1", b"\x18" + b"\0" * 11 + b"\x09brain.Event:2" + b"\xff" * 30, "is damaged|no row"),
+    ],
+)
+def test_what_is_no_log_is_refused_in_a_sentence(name, content, message, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        diagnose(path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["diagnose", str(path)])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2 and not printed.out
+    assert printed.err.startswith("rlhf-ext diagnose: error: ") and printed.err.count("\n") == 1
+
+
+def test_folders_that_hold_no_log_or_several(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        diagnose(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="holds no log; accepted are"):
+        diagnose(tmp_path)
+    for name in ("a.jsonl", "b.csv"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ValueError, match=r"holds 2 files that may be logs; give one of them: a\.jsonl, b\.csv"):
+        diagnose(tmp_path)
+
+
+def test_a_line_that_does_not_end(tmp_path, monkeypatch):
+    from rlhf_ext.diagnostics.formats import text
+
+    monkeypatch.setattr(text, "LONGEST_LINE", 2**20)
+    path = tmp_path / "endless.txt"
+    path.write_text("x" * 2**21)
+    with pytest.raises(ValueError, match="line 1 is longer than"):
+        diagnose(path)
+
+
+def test_one_row(tmp_path):
+    diagnosis = diagnose(state(tmp_path, [logs.trl_ppo_row(1)]))
+    assert diagnosis.rollouts == 1 and diagnosis.worst is None and diagnosis.abstentions
+    assert "1 rollout," in diagnosis.to_text() and "<svg" in diagnosis.to_html()
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
+    path = logs.write_lines(tmp_path / "log.jsonl", [logs.trl_ppo_row(step) for step in range(1, 4)])
+    path.write_text(path.read_text() + '{"step": 4, "objective/kl"')
+    diagnosis = diagnose(path)
+    assert diagnosis.rollouts == 3 and diagnosis.notes[-1].startswith("1 line that hold")
+
+
+class _Page(HTMLParser):
+    """Tags and attributes of a page; fails on a tag that is not closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.values = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.values += [value for _, value in attributes]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_with_everything_escaped(tmp_path):
+    evil = '<script>alert("1")</script>&amp;<img src=x onerror=alert(1)>'
+    folder = tmp_path / "<script>run"
+    folder.mkdir()
+    samples = (Sample(evil, evil, 1.0),)
+    path = journal(folder / "diagnostics.jsonl", drifting(), samples, kl_controller=evil)
+    diagnosis = diagnose(path)
+    page = _Page()
+    page.feed(diagnosis.to_html())
+    assert page.open == []
+    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    assert not any(re.match(r"https?:|//|data:", str(value)) for value in page.values)
+    assert "url(" not in diagnosis.to_html() and "@import" not in diagnosis.to_html()
+    assert diagnosis.to_html().count("&lt;script&gt;alert(&quot;1&quot;)") >= 2
+    # Each finding is marked on the curve that decided it.
+    for episode in diagnosis.episodes:
+        assert f"<title>{episode.finding.severity.name} {episode.finding.mode}: " in diagnosis.to_html()
+
+
+def test_json_is_json(tmp_path):
+    history = [logs.trl_ppo_row(step) for step in range(1, 80)]
+    history[50]["loss/value_avg"] = math.nan
+    diagnosis = diagnose(state(tmp_path, history), RunSettings(value_clip_range=math.inf))
+    data = json.loads(diagnosis.to_json(), parse_constant=pytest.fail)
+    assert data["worst"] == "CRITICAL" and data["settings"]["value_clip_range"] == "Infinity"
+    assert data["episodes"][0]["finding"]["mode"] == "X1" and data["episodes"][0]["opened"] == 51
+    assert data["episodes"][0]["finding"]["evidence"][0]["metric"] == "value_loss"
+    assert len(data["mapping"]) == len(diagnosis.mapping)
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [(None, None), ("critical", None), ("warn", 1)])
+def test_exit_status_for_ci(fail_on, code, tmp_path, capsys):
+    columns = drifting()
+    del columns["quality"]
+    columns["score_mean"] = healthy()["score_mean"]
+    path = journal(tmp_path / "diagnostics.jsonl", columns)
+    assert diagnose(path).worst == Severity.WARN
+    arguments = ["diagnose", str(path), "--html", str(tmp_path / "page.html"), "--json"]
+    if code is None:
+        main([*arguments, *(["--fail-on", fail_on] if fail_on else [])])
+    else:
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, "--fail-on", fail_on])
+        assert exit_.value.code == code
+    assert json.loads(capsys.readouterr().out)["worst"] == "WARN"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_settings_on_the_command_line(tmp_path, capsys):
+    path = str(state(tmp_path, [logs.trl_ppo_row(step) for step in range(1, 90)]))
+    main(["diagnose", path, "--json", "--target", "2", "--unit", "sequence", "--num_epochs", "4"])
+    data = json.loads(capsys.readouterr().out)
+    assert data["settings"]["kl_target"] == 2.0 and data["settings"]["num_epochs"] == 4
+    for wrong, message in (
+        (["--target", "2"], "--target needs --unit"),
+        (["--key", "score_mean"], "--key takes METRIC=KEY"),
+        (["--colour", "red"], "unknown option --colour"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["diagnose", path, *wrong])
+        assert message in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_loaded(tmp_path):
+    path = state(tmp_path, [logs.trl_ppo_row(step) for step in range(1, 80)])
+    code = (
+        "import sys\nfrom rlhf_ext.cli import main\n"
+        f"main(['diagnose', {str(path)!r}, '--html', {str(tmp_path / 'p.html')!r}])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    heavy = {"torch", "transformers", "trl", "tensorboard", "pandas", "datasets", "matplotlib"}
+    assert "rlhf_ext.diagnostics.engine" in loaded and not heavy & set(loaded)
