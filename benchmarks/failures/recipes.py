@@ -126,6 +126,12 @@ RECIPES: dict[str, Recipe] = {
         {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True},
         causes=("sampler-settings", "temperature"),
     ),
+    "bug-min-tokens": Recipe(
+        "X2",
+        "gold",
+        {"generation_kwargs": {"min_new_tokens": 22}, "allow_mismatched_sampling": True},
+        causes=("sampler-settings",),
+    ),
     "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",)),
     "bug-eos": Recipe(
         "X10",

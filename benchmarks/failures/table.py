@@ -61,7 +61,7 @@ def _result(folder: Path) -> Result:
     verdicts = {name: read(settings, records) for name, read in READERS.items()}
     verdicts[NO_PROBE] = READERS["diagnostics"](*load(path, leave_out=("quality",)))
     labels = {each.mode: each for each in label(outcomes, RECIPES[recipe].intent)}
-    return Result(recipe, seed, labels, is_healthy(outcomes), len(records), verdicts)
+    return Result(recipe, seed, labels, not labels and is_healthy(outcomes), len(records), verdicts)
 
 
 def share(successes: int, trials: int) -> str:
