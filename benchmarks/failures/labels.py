@@ -68,7 +68,7 @@ def is_healthy(rows: Rows) -> bool:
     if len(measured) < len(rows) or label(rows):
         return False
     spread, golds = measured[0]["gold_sd"], [row["gold"] for row in measured]
-    end = sum(golds[-3:]) / 3
+    end = max(golds[-3:])
     second_half = measured[len(measured) // 2 :]
     explained = sum(row["mc_ev"] for row in second_half) / len(second_half)
     return (

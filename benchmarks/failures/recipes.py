@@ -13,7 +13,7 @@ BASE: dict[str, Any] = {
     "num_iterations": 2,
     "max_completion_length": 28,
     "learning_rate": 6e-4,
-    "critic_learning_rate": 1e-3,
+    "critic_learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "kl_target": 4.0,
     "kl_unit": "sequence",
@@ -73,7 +73,7 @@ RECIPES: dict[str, Recipe] = {
     "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
     "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores", causes=("constant-score",)),
     "drift-scale": Recipe(
-        "M1", "noisy", {**FREE, "beta": 0.03}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
+        "M1", "noisy", {**FREE, "beta": 0.01}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
     ),
     "drift-rate": Recipe(
         "M1",

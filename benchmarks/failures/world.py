@@ -55,13 +55,13 @@ def make_config(recipe: Recipe, folder: str, seed: int) -> PPOConfig:
 
 
 def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
-    """Requests to train on; a curriculum asks for one subject in the first half of the run, then for two."""
+    """Requests to train on; a curriculum asks for three subjects from half-way on."""
     train, _, _ = split_requests(recipe.num_subjects)
     requests: list[Request] = train
     if recipe.fault == "curriculum":
         rng = random.Random(seed)
         half = recipe.rollouts // 2 * rollout_size
-        requests = [random_request(rng, 1) for _ in range(half)] + [rng.choice(train) for _ in range(half)]
+        requests = [rng.choice(train) for _ in range(half)] + [random_request(rng, 3) for _ in range(half)]
     return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
 
 
