@@ -69,16 +69,17 @@ RECIPES: dict[str, Recipe] = {
     "resume": Recipe("hard-negative", fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
-    "drift-shuffled": Recipe("M1", "gold", FAST, fault="shuffled_scores"),
+    "drift-shuffled": Recipe("M1", "gold", LOOSE, fault="shuffled_scores"),
     "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
     "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores", causes=("constant-score",)),
     "drift-scale": Recipe(
         "M1", "noisy", {**FREE, "beta": 0.01}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
     ),
+    "drift-noise": Recipe("M1", "noise", FAST),
     "drift-rate": Recipe(
         "M1",
-        "good",
-        {**LOOSE, "learning_rate": 1.5e-3, "num_iterations": 4},
+        "gold",
+        {**LOOSE, "learning_rate": 2.2e-3, "num_iterations": 4},
         causes=("updates-too-large", "learning-rate-too-high", "too-many-epochs", "beta-too-low"),
     ),
     "collapse-phrase": Recipe(
@@ -136,7 +137,12 @@ RECIPES: dict[str, Recipe] = {
     "bug-eos": Recipe(
         "X10",
         "gold",
-        {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True},
+        {
+            "generation_kwargs": {"suppress_tokens": [2]},
+            "allow_mismatched_sampling": True,
+            # Without it, a text of fixed length might be what is wanted.
+            "missing_eos_penalty": 1.0,
+        },
         causes=("no-eos", "eos-never-sampled"),
     ),
 }

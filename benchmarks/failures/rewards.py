@@ -69,6 +69,10 @@ def _brevity(request: Request, note: str, rng: random.Random) -> float:
     return gold(request, note) - len(note.split()) / 8
 
 
+def _noise(request: Request, note: str, rng: random.Random) -> float:
+    return rng.gauss(0, 1)
+
+
 def _constant(request: Request, note: str, rng: random.Random) -> float:
     return 1.0
 
@@ -79,5 +83,6 @@ TEXT_REWARDS: dict[str, Callable[[Request, str, random.Random], float]] = {
     "emphasis": _emphasis,
     "phrase": _phrase,
     "brevity": _brevity,
+    "noise": _noise,
     "constant": _constant,
 }

@@ -158,7 +158,6 @@ def run_table(runs: list[Result]) -> str:
         verdict = run.verdicts["diagnostics"]
         said = ", ".join(f"{m} at {at}{'!' if m in verdict.critical else ''}" for m, at in verdict.alarms.items())
         lines.append(
-            f"| {run.recipe} | {run.seed} | {happened} | {said} | "
-            f"{verdict.primary or ''} {verdict.cause or ''} |"
+            f"| {run.recipe} | {run.seed} | {happened} | {said} | {verdict.primary or ''} {verdict.cause or ''} |"
         )
     return "\n".join(lines)

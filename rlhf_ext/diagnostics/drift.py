@@ -10,7 +10,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import describe, distance, held_out_falls, quality_improves, score_improves, still_beta
+from .signals import describe, distance, held_out_falls, quality_improves, score_gains, score_improves, still_beta
 from .statistics import PageHinkley, median, robust_sd, robust_z
 
 
@@ -21,7 +21,7 @@ class DriftConfig:
 
     Args:
         over_target (`float`): KL over target that a controller should not leave standing; its own overshoot peaks at 1.5
-            in the closed-loop simulations (docs/kl_control.md).
+            in the closed-loop simulations (docs/kl_control.md). Below, a rise needs no gain.
         far_over_target (`float`): From here the target means nothing any more.
         trend (`float`): Block-median z of a rise, one-sided 0.5 %.
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
@@ -91,11 +91,13 @@ class Drift(Detector):
     def _without_gain(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
         change = history.change(name)
-        if change is None or (target is not None and change.after <= target) or quality_improves(history):
+        if change is None or quality_improves(history):
+            return None
+        if target is not None and change.after <= self.config.over_target * target:
             return None
         grown = change.before <= 0 or change.after > self.config.growth * change.before
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
-        if change.z <= self.config.trend or not grown or change.after < least or score_improves(history):
+        if change.z <= self.config.trend or not grown or change.after < least or score_gains(history):
             return None
         statistic = f"trend z = {change.z:.2f} (alarm above {self.config.trend:g})"
         return Verdict(
