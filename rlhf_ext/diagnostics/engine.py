@@ -87,9 +87,9 @@ class Diagnostics:
     @property
     def groups(self) -> list[tuple[Finding, ...]]:
         """
-        Open findings, those that opened within a window of the first of them together: first the primary one, by precedence,
-        then its consequences. The group with the worst finding comes first, among equals the one that opened first: what
-        opens long after is rather a consequence.
+        Open findings, those that opened within a window of the first of them together: first the primary one, by
+        precedence, then its consequences. The group with the worst finding comes first, among equals the one that opened
+        first: what opens long after is rather a consequence.
         """
         opened = sorted((d for d in self.detectors if d.finding is not None), key=lambda d: d.opened_row)
         groups: list[list[Detector]] = []

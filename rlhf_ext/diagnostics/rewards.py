@@ -10,7 +10,6 @@ from .record import RunSettings
 from .signals import score_improves
 from .statistics import median
 
-
 OUTLIER = 6.0
 """Standard deviations of the largest score of a rollout above the mean; the largest of a thousand Gaussian ones is 3.2."""
 
@@ -106,8 +105,8 @@ class RewardScale(Detector):
                 "outliers",
                 "A few completions with extreme scores make the spread.",
                 top - mean > OUTLIER * spread if known else None,  # type: ignore[operator]
-                f"Largest score {setting(top)}, mean {setting(mean)}, score_std {setting(spread)} (an outlier from {OUTLIER:g} "
-                "deviations).",
+                f"Largest score {setting(top)}, mean {setting(mean)}, score_std {setting(spread)} (an outlier from "
+                f"{OUTLIER:g} deviations).",
                 "Set score_clip to 5.",
             ),
             cause(
