@@ -97,6 +97,21 @@ def test_a_slow_run_that_gains_less_than_the_noise_within_a_window_gains_all_the
     assert "M1" in modes(watch(columns, **changes)[1])
 
 
+def test_a_score_that_falls_while_the_policy_is_further_away_is_drift_without_a_trend_of_the_kl():
+    columns, changes = without_target(healthy(quality=False))
+    set_kl(columns, np.where(TIME < 130, 4.0, 6.0) + 0.0 * TIME)
+    columns["kl_ref_seq"] = columns["kl_ref_seq"] * (1 + 0.3 * noise(rng(), N, 1.0))
+    columns["score_mean"] = 1.4 - 0.8 * LATE + noise(rng(), N, 0.12)
+    assert opening(watch(columns, **changes)[1], "M1").finding.title == "drift with loss"
+    # A fall without a way away from the reference: harder prompts.
+    set_kl(columns, np.full(N, 4.0))
+    assert "M1" not in modes(watch(columns, **changes)[1])
+    # Within what the controller may overshoot.
+    columns = healthy(quality=False)
+    columns["score_mean"] = columns["score_mean"] - 0.8 * LATE
+    assert "M1" not in modes(watch(columns)[1])
+
+
 def test_drift_in_length_alone_is_told_apart():
     columns, changes = without_target(healthy())
     longer = 1 + 1.5 * LATE
