@@ -75,7 +75,7 @@ def is_healthy(rows: Rows) -> bool:
         end >= golds[0] + 0.5 * spread
         and end >= max(golds) - 0.25 * spread
         and max(row["duplicates"] for row in measured[-3:]) < 0.1
-        and explained > 0
+        and explained > KNOWS_NOTHING
     )
 
 
@@ -121,18 +121,22 @@ def _collapse(rows: Rows) -> Label | None:
 
 def _critic(rows: Rows) -> Label | None:
     """
-    M4: three times in a row, and not while it may still learn, the critic is worse than a constant at true returns, or
-    explains nothing of what it explained before and what can be foreseen.
+    M4, not while it may still learn: three times in a row the critic is worse than a constant at true returns, or five times
+    it explains nothing of what it explained before and what can be foreseen. (A critic that explains little passes zero by
+    the noise of a measurement.)
     """
     settled = SETTLING * rows[-1]["rollout"]
-    useless, known = [], 0.0
+    wrong, forgot, known = [], [], 0.0
     for row in rows:
-        forgot = known > KNEW and row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
-        useless.append(row["rollout"] > settled and (forgot or row["mc_r2"] < WORSE_THAN_A_CONSTANT))
+        late = row["rollout"] > settled
+        wrong.append(late and row["mc_r2"] < WORSE_THAN_A_CONSTANT)
+        nothing = row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
+        forgot.append(late and nothing and known > KNEW)
         known = max(known, row["mc_ev"])
-    at = _first_lasting(useless, times=3)
-    if at is None:
+    begins = [at for at in (_first_lasting(wrong, times=3), _first_lasting(forgot, times=5)) if at is not None]
+    if not begins:
         return None
+    at = min(begins)
     onset = max((i for i in range(at) if rows[i]["mc_r2"] > 0), default=0)
     return Label("M4", rows[onset]["rollout"], rows[at]["rollout"])
 

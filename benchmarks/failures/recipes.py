@@ -38,8 +38,6 @@ class Recipe:
         fault (`str`, *optional*): Name in `faults.FAULTS`.
         rollouts (`int`): Length of the run.
         num_subjects (`int`): Subjects that a request asks for.
-        critic (`str`): `"ready"` (the reward model, or for a Python function one that knows the careless writer) or
-            `"new"` (the policy's trunk and a value of zero).
         causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
     """
 
@@ -49,7 +47,6 @@ class Recipe:
     fault: str | None = None
     rollouts: int = ROLLOUTS
     num_subjects: int = 2
-    critic: str = "ready"
     causes: tuple[str, ...] = ()
 
 
@@ -60,7 +57,7 @@ RECIPES: dict[str, Recipe] = {
     "base-low-rate": Recipe("healthy", settings={"learning_rate": 3e-4}),
     "far-target": Recipe("hard-negative", "gold", {"kl_target": 12.0}),
     "length-growth": Recipe("hard-negative", "gold", num_subjects=3),
-    "critic-warmup": Recipe("hard-negative", "gold", {"critic_warmup_rollouts": 12}, critic="new"),
+    "critic-warmup": Recipe("hard-negative", settings={"critic_warmup_rollouts": 12}),
     "rate-restart": Recipe(
         "hard-negative",
         settings={"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},

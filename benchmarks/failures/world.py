@@ -108,14 +108,12 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and what the critic starts from."""
+    """The reward, and what the critic starts from: the reward model, or one that knows what the careless writer will get."""
     reward: Any = (
         str(models.reward_model(recipe.reward, seed % SEEDS))
         if recipe.reward in REWARD_MODELS
         else TextReward(TEXT_REWARDS[recipe.reward], seed)
     )
-    if recipe.critic == "new":
-        return reward, str(models.policy)
     return reward, reward if recipe.reward in REWARD_MODELS else str(models.critic)
 
 
