@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ext.functional import masked_sum
+from rlhf_ext.models.scoring import RewardModelScorer
 from rlhf_ext.rollout import Sequences
 
 from .grammar import SUBJECTS, TONES, Request, gold
@@ -79,11 +80,13 @@ def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) 
         torch.manual_seed(seed)
         output = trainer.model.generate(
             **prompts,
-            do_sample=True,
-            temperature=args.temperature,
-            top_k=0,
-            max_new_tokens=args.max_completion_length,
-            **(args.generation_kwargs or {}),
+            **{
+                "do_sample": True,
+                "temperature": args.temperature,
+                "top_k": 0,
+                "max_new_tokens": args.max_completion_length,
+                **(args.generation_kwargs or {}),
+            },
         )
     trainer.model.train(was_training)
     completions = [_until_eos(ids, tokenizer) for ids in output[:, prompts["input_ids"].size(1) :].tolist()]
@@ -122,10 +125,10 @@ class Oracle:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """One row of the oracle's file; all but the last four are known to nobody in the run."""
+        """One row of the oracle's file; all but the scores and the critic's are known to nobody in the run."""
         notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
         mask = notes.sequences.completion_mask
-        kl, entropy, surprise = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
+        kl, entropy, surprise, sampled_kl = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
         weights, golds, length = self._weights(), notes.gold(), mask.sum(1)
         row = {
             "gold": golds.mean(),
@@ -136,13 +139,13 @@ class Oracle:
             "duplicates": duplicates([r.prompt for r in notes.requests], notes.texts),
             "length": length.float().mean(),
             "update_norm": (weights - self.weights).norm() / weights.norm(),
-            **self._critic(notes),
+            **self._critic(notes, sampled_kl),
         }
         self.weights = weights
         return {name: float(value) for name, value in row.items()}
 
-    def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor]:
-        """Exact KL, entropy and the reference's surprise at each completion position, `(B, C)`."""
+    def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Exact KL, entropy, the reference's surprise and the KL of the token at each completion position, `(B, C)`."""
         ids, mask = notes.sequences.model_inputs(slice(None))
         length = notes.sequences.completion_ids.size(1)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
@@ -153,37 +156,44 @@ class Oracle:
             for model, t in ((self.trainer.model, self.trainer.args.temperature), (self.reference, 1.0))
         )
         p = policy.exp()
-        taken = reference.gather(-1, notes.sequences.completion_ids.unsqueeze(-1)).squeeze(-1)
-        return (p * (policy - reference)).sum(-1), -(p * policy).sum(-1), -taken
+        log_ratio = policy - reference
+        tokens = notes.sequences.completion_ids.unsqueeze(-1)
+        taken, taken_ratio = (x.gather(-1, tokens).squeeze(-1) for x in (reference, log_ratio))
+        return (p * log_ratio).sum(-1), -(p * policy).sum(-1), -taken, taken_ratio
 
-    def _critic(self, notes: Notes) -> dict[str, float]:
+    def _critic(self, notes: Notes, kl: Tensor) -> dict[str, float]:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
         returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
+        `reliability` is the correlation of two scorings of the same notes; what it lacks, nobody can foresee.
         """
         trainer = self.trainer
         scores = self._scores(notes)
         outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
         beta = trainer.kl_controller.beta if trainer.kl_controller is not None else 0.0
-        ref = trainer._reference_logprobs(notes.sequences)
         mask = notes.sequences.completion_mask
-        kl = 0.0 if ref is None else masked_sum(outputs.logprobs - ref, mask, dim=1)
-        returns = (scores * self.scale - beta * kl).unsqueeze(1).expand_as(outputs.values)[mask]
+        returns = (scores * self.scale - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
         errors = returns - outputs.values[mask]
         variance = returns.var().clamp(min=1e-6)
         return {
             "proxy": scores.mean(),
             "score_sd": scores.std(),
+            "reliability": self._reliability(notes, scores),
             "mc_ev": 1 - errors.var() / variance,
             "mc_r2": 1 - errors.square().mean() / variance,
         }
+
+    def _reliability(self, notes: Notes, scores: Tensor) -> float:
+        if isinstance(self.trainer.reward_funcs[0], RewardModelScorer):  # Says the same of the same.
+            return float(scores.std() > 0)
+        return correlation(scores, self._scores(notes)) or 0.0
 
     def _scores(self, notes: Notes) -> Tensor:
         """Scores as at the start of the run."""
         function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
         prompts = [r.prompt for r in notes.requests]
         raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
-        return (raw.nan_to_num(nan=raw.nanmean()) - self.shift) / self.unit
+        return (raw.nan_to_num(nan=raw.nanmean().item()) - self.shift) / self.unit
 
     @property
     def scale(self) -> float:

@@ -1,7 +1,9 @@
 """Makes the runs that do not exist yet."""
 
 import logging
+import os
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,11 +28,23 @@ def missing(split: str, recipes: list[str]) -> list[tuple[str, int]]:
     return [(name, seed) for name, seed in order if not (folder_of(name, seed) / "records.jsonl.gz").is_file()]
 
 
-def _job(name: str, seed: int) -> str:
-    warnings.simplefilter("ignore")
+def _start_worker() -> None:
+    """Progress bars off; and a worker ends with the command, or it would go on and save what nobody asked for any more."""
     disable_datasets_bars()
     disable_transformers_bars()
+    warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _job(name: str, seed: int) -> str:
     started = time.perf_counter(), time.process_time()
     run_one(name, seed, Models(CACHE), folder_of(name, seed))
     wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -41,7 +55,7 @@ def run(split: str, recipes: list[str], jobs: int, minutes: float) -> None:
     """Make missing runs, `jobs` at a time, and start none after `minutes`; exit code 1 if one failed."""
     deadline = time.monotonic() + 60 * minutes
     todo = iter(missing(split, recipes))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         pending: set[Future[str]] = set()
         failed = False
         while True:

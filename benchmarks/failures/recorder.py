@@ -92,7 +92,7 @@ class Recorder(TrainerCallback):
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in values.items() if value is not None}
+    return {name: float(f"{value:.4g}") for name, value in values.items() if value is not None}
 
 
 def run_settings(args: Any, rollouts: int) -> RunSettings:

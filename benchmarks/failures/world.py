@@ -55,13 +55,13 @@ def make_config(recipe: Recipe, folder: str, seed: int) -> PPOConfig:
 
 
 def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
-    """Requests to train on; a curriculum asks for one subject in the first half of the run, then for two."""
+    """Requests to train on; a curriculum asks for three subjects from half-way on."""
     train, _, _ = split_requests(recipe.num_subjects)
     requests: list[Request] = train
     if recipe.fault == "curriculum":
         rng = random.Random(seed)
         half = recipe.rollouts // 2 * rollout_size
-        requests = [random_request(rng, 1) for _ in range(half)] + [rng.choice(train) for _ in range(half)]
+        requests = [rng.choice(train) for _ in range(half)] + [random_request(rng, 3) for _ in range(half)]
     return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
 
 
@@ -108,14 +108,12 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and what the critic starts from."""
+    """The reward, and what the critic starts from: the reward model, or one that knows what the careless writer will get."""
     reward: Any = (
         str(models.reward_model(recipe.reward, seed % SEEDS))
         if recipe.reward in REWARD_MODELS
         else TextReward(TEXT_REWARDS[recipe.reward], seed)
     )
-    if recipe.critic == "new":
-        return reward, str(models.policy)
     return reward, reward if recipe.reward in REWARD_MODELS else str(models.critic)
 
 
@@ -138,4 +136,4 @@ def run_one(name: str, seed: int, models: Models, folder: Path) -> None:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -7,7 +7,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import describe, quality_improves, score_improves
+from .signals import describe, quality_improves, score_gains
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Collapse(Detector):
             return None
         if change.z >= -self.config.trend or change.after > self.config.drop * change.before:
             return None
-        if score_improves(history) or quality_improves(history):
+        if score_gains(history) or quality_improves(history):
             return None
         statistic = f"{ratio:.2f} of the reference (alarm below {self.config.low:g}), trend z = {change.z:.2f}"
         return Verdict(

@@ -45,13 +45,16 @@ class ExplainedConfig:
     Thresholds.
 
     Args:
-        rows (`int`): Rollouts in a row with an explained variance of 0 or less.
-        share (`float`): Share of such rollouts in two windows that is CRITICAL, where
+        rows (`int`): Rollouts in a row with an explained variance of at most
+        nothing (`float`): this. A critic that says one number for everything explains 0 give or take 0.02, on either side;
+            that of a healthy run passes it every few rollouts.
+        share (`float`): Share of rollouts at 0 or less in two windows that is CRITICAL, where
         worse (`float`): the median is below this too: a critic at 0 removes no variance, one far below adds some.
         drop (`float`): Fall below the reference worth knowing.
     """
 
     rows: int = 10
+    nothing: float = 0.02
     share: float = 0.8
     worse: float = -0.1
     drop: float = 0.3
@@ -173,7 +176,7 @@ class ExplainedVariance(Detector):
 
     def _useless(self, history: History) -> Verdict | None:
         last = _settled(history, "explained_var", self.config.rows + SETTLING)[2][-self.config.rows :]
-        if last.size < self.config.rows or last.max() > 0:
+        if last.size < self.config.rows or last.max() > self.config.nothing:
             return None
         long = history.values("explained_var", min(2 * history.windows.window, history.settled))
         enough = history.settled >= 2 * history.windows.window
@@ -181,8 +184,8 @@ class ExplainedVariance(Detector):
         return Verdict(
             Severity.CRITICAL if worse else Severity.WARN,
             "the critic explains nothing",
-            f"The explained variance has been 0 or less for {self.config.rows} rollouts; its median is "
-            f"{median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            f"The explained variance has been {self.config.nothing:g} or less for {self.config.rows} rollouts; its median "
+            f"is {median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
             (history.evidence("explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows),),
             (
                 "value_loss",

@@ -25,7 +25,8 @@ REQUEST = Request("praise", ("soup", "staff"))
         ("the soup was hot . the soup was fresh .", 0.5 - 0.25),
         ("the soup was hot . the staff was", 0.5 - 0.25),
         ("the music was sweet .", -0.25),
-        ("hot fresh tasty kind quick friendly", -0.25),
+        ("hot fresh tasty kind quick friendly", -0.3),
+        ("hot fresh tasty kind", -0.25),
         ("", 0.0),
     ],
 )
@@ -81,7 +82,8 @@ def test_gold_that_falls_is_hacking_if_the_proxy_rises_and_drift_if_the_policy_w
     assert label(rows(FALL)) == []
 
 
-def test_one_bad_measurement_is_no_damage():
+def test_one_bad_measurement_or_a_dip_is_no_damage():
+    assert label(rows([0.0, 0.9, 1.0, 0.6, 0.6, 0.9, 1.0, 1.0], kl=[20.0] * 8)) == []
     assert label(rows([0.0, 0.5, 1.0, 0.6, 1.0, 1.0, 1.0, 1.0], kl=[20.0] * 8)) == []
 
 

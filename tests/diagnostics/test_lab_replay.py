@@ -1,0 +1,38 @@
+"""Every stored run of the tune half, read again: a verdict that moves shows here."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.failures.labels import is_healthy, label
+from benchmarks.failures.recipes import RECIPES, split_of
+from benchmarks.failures.replay import VERDICTS, moved
+from benchmarks.failures.stored import RUNS, read_rows
+
+
+def test_verdicts_on_the_stored_runs_are_the_committed_ones():
+    changes = moved(RUNS / "tune")
+    assert not changes, (
+        "The diagnostics say something else of these runs than they did. If that is better, accept it with "
+        "`python -m benchmarks.failures accept` and say why in the commit:\n" + "\n".join(changes)
+    )
+
+
+def test_stored_runs_are_in_the_half_of_their_seed_and_of_recipes_that_exist():
+    assert len(json.loads(VERDICTS.read_text(encoding="utf-8"))) >= len(RECIPES)
+    for path in RUNS.glob("*/*/*/records.jsonl.gz"):
+        split, recipe, seed = path.parts[-4:-1]
+        assert recipe in RECIPES
+        assert split == split_of(int(seed))
+
+
+def test_the_oracle_confirms_every_mode_in_two_ways_and_calls_the_base_healthy():
+    confirmed = {}
+    for path in RUNS.glob("tune/*/*/oracle.jsonl.gz"):
+        rows = read_rows(path)
+        for each in label(rows):
+            confirmed.setdefault(each.mode, set()).add(path.parts[-3])
+    assert {mode for mode, recipes in confirmed.items() if len(recipes) >= 2} >= {"M1", "M2", "M3", "M4", "M5"}
+    assert is_healthy(read_rows(RUNS / "tune" / "base" / "0" / "oracle.jsonl.gz"))
