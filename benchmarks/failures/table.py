@@ -1,7 +1,7 @@
 """Who saw which failure, and when: one table over the stored runs of a split."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -99,9 +99,13 @@ def recall_table(runs: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def _names(modes: Iterable[str]) -> set[str]:
+    return {name for mode in modes for name in SAME.get(mode, (mode,))}
+
+
 def warned(verdict: Verdict, mode: str) -> bool:
     """Whether a reader warned of the mode."""
-    return any(name in verdict.alarms for name in SAME.get(mode, (mode,)))
+    return not _names([mode]).isdisjoint(verdict.alarms)
 
 
 def lead_table(runs: list[Result]) -> str:
@@ -115,7 +119,7 @@ def lead_table(runs: list[Result]) -> str:
         warned = [(run, min(v.alarms.values())) for run in having if (v := run.verdicts["diagnostics"]).alarms]
         leads = [(run.labels[mode].damage - first) / run.rollouts for run, first in warned]
         seen = [run for run, _ in warned]
-        primary = sum(run.verdicts["diagnostics"].primary in run.labels for run in seen)
+        primary = sum(run.verdicts["diagnostics"].primary in _names(run.labels) for run in seen)
         known = [run for run in seen if RECIPES[run.recipe].causes]
         causes = sum(run.verdicts["diagnostics"].cause in RECIPES[run.recipe].causes for run in known)
         lines.append(
