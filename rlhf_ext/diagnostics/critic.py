@@ -16,6 +16,10 @@ SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
 
 
+COLD = 0.05
+"""Explained variance of a critic that still knows nothing; one that starts as the reward model has 0.1 and more."""
+
+
 @dataclass(frozen=True)
 class CriticConfig:
     """
@@ -262,12 +266,14 @@ def _unclipped_gradient(history: History) -> Cause:
 
 
 def _cold_critic(history: History) -> Cause:
-    warmup = history.settings.critic_warmup_rollouts
+    warmup, start = history.settings.critic_warmup_rollouts, history.reference("explained_var")
+    # A critic that explained something has been warm.
+    never = None if start is None else start.median <= COLD
     return cause(
         "critic-not-warmed-up",
         "The critic starts from random values, and the policy follows it from the first rollout.",
-        None if warmup is None else warmup == 0 and history.rows < 3 * history.windows.window,
-        f"critic_warmup_rollouts {setting(warmup)}.",
+        False if warmup or never is False else None if warmup is None else never,
+        f"critic_warmup_rollouts {setting(warmup)}; explained variance at the start {setting(start.median if start else None)}.",
         "Set critic_warmup_rollouts=10, or start the critic as the reward model.",
     )
 
