@@ -95,7 +95,8 @@ def recall_table(runs: list[Result]) -> str:
     add("of these hard negatives", hard, lambda v: bool(v.alarms))
     add("healthy, anything critical", healthy, lambda v: bool(v.critical))
     sound = [run for run in runs if not any(bug in run.labels for bug in BUGS)]
-    add("without a bug, warned of one", sound, lambda v: any(bug in v.alarms for bug in BUGS))
+    # Completions that are cut off (X10) are there to be counted, and often are where a reward is hacked.
+    add("without a bug, warned of X1 to X3", sound, lambda v: any(bug in v.alarms for bug in ("X1", "X2", "X3")))
     return "\n".join(lines)
 
 

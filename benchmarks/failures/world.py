@@ -108,7 +108,7 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and what the critic starts from: the reward model, or one that knows what the careless writer will get."""
+    """The reward, and what the critic starts from: the reward model, or one that knows what a careless writer gets."""
     reward: Any = (
         str(models.reward_model(recipe.reward, seed % SEEDS))
         if recipe.reward in REWARD_MODELS

@@ -19,8 +19,8 @@ class CollapseConfig:
         low (`float`): Entropy over that of the reference; healthy runs end at 0.11 to 0.36, so it needs more.
         trend (`float`): Block-median z of a fall, one-sided 0.5 %.
         drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
-        duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt and
-            writes more than a few words, twice in a row at most 0.06 in the lab's healthy runs of 64 short notes.
+        duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt
+            and writes more than a few words, twice in a row at most 0.06 in the lab's healthy runs of 64 short notes.
         many_duplicates (`float`): From here the output is destroyed, whatever the score says.
         duplicates_growth (`float`): Duplicates over those of the reference: tasks with few right answers have some.
         low_distinct (`float`): Distinct word pairs over those of the reference, at like length.

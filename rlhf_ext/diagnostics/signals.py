@@ -14,8 +14,8 @@ MANY_PROBES = 20
 NEIGHBOURS = 5
 """Held-out values that are averaged before they are compared."""
 CLEAR_FALL = 2.25
-"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 2 % of series of 20 probes and
-4 % of series of 48, in none where the values rise and settle (docs/diagnostics.md)."""
+"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 2 % of series of 20 probes
+and 4 % of series of 48, in none where the values rise and settle (docs/diagnostics.md)."""
 
 
 class Distance(NamedTuple):

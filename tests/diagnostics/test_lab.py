@@ -127,7 +127,9 @@ def test_tables_count_what_was_seen_and_when():
     assert cells["of these plain"][0].split()[0] == "0/1"
     # 1 of 2 by Wilson's formula: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
     assert cells["M1 drift"][0].strip() == "1/2 (0.09 to 0.91)"
-    leads = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:6]] for line in lead_table(runs).splitlines()}
+    leads = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:6]] for line in lead_table(runs).splitlines()
+    }
     assert leads["M1"][:2] == ["2/2 (0.34 to 1.00)", "+0.25"]  # 10 and 40 rollouts of 100 before the damage
     assert [cell.split()[0] for cell in leads["M1"][2:]] == ["1/2", "1/2"]
     assert leads["M4"][:2] == ["0/1 (0.00 to 0.79)", "-0.10"]
