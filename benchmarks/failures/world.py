@@ -81,6 +81,8 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
     reward, critic = _reward_and_critic(recipe, seed, models)
     set_seed(seed)
     _, probe, held_out = split_requests(recipe.num_subjects)
+    if recipe.fault == "curriculum":
+        held_out = held_out[:32] + split_requests(3)[2][:32]
     recorder = Recorder(probe, seed)
     reference = AutoModelForCausalLM.from_pretrained(models.policy)
     check = measured.check_first_pass
