@@ -78,7 +78,7 @@ class Collapse(Detector):
 
     def _distinct(self, history: History) -> Verdict | None:
         pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
-        if pairs is None or reference is None or reference.median <= 0:
+        if pairs is None or reference is None or reference.median <= 0 or quality_improves(history):
             return None
         if pairs >= self.config.low_distinct * reference.median:
             return None
