@@ -34,7 +34,7 @@ class Figure(NamedTuple):
 
 FIGURES = {
     "M1": Figure("drift-shuffled", ("kl_ref_seq", "score_mean"), ("gold",)),
-    "M2": Figure("collapse-brevity", ("entropy_tok", "dup_frac", "score_mean"), ("gold",)),
+    "M2": Figure("collapse-brevity", ("entropy_tok", "dup_frac", "score_mean"), ("duplicates",)),
     "M3": Figure("hack-keywords", ("score_mean", "quality", "kl_ref_seq"), ("gold",)),
     "M4": Figure("critic-rate", ("value_loss", "explained_var"), ("mc_r2",)),
     "M5": Figure("still-beta", ("kl_ref_seq", "score_mean"), ("gold",)),
@@ -47,6 +47,7 @@ TITLES = {
     "quality": "held-out quality, the probe",
     "value_loss": "value loss",
     "explained_var": "explained variance",
+    "duplicates": "oracle: share of notes that stand under another request too",
     "gold": "oracle: gold score on held-out requests",
     "mc_r2": "oracle: share of the variance of true returns that the critic explains",
 }

@@ -63,7 +63,8 @@ RECIPES: dict[str, Recipe] = {
         settings={"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
     ),
     "curriculum": Recipe("hard-negative", "gold", fault="curriculum"),
-    "resume": Recipe("hard-negative", fault="resume"),
+    # A run that is resumed is the run that was not, so it must not be another recipe's.
+    "resume": Recipe("hard-negative", "gold", {"kl_placement": "token"}, fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
     "drift-shuffled": Recipe("M1", "gold", LOOSE, fault="shuffled_scores"),

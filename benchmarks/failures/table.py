@@ -1,7 +1,7 @@
 """Who saw which failure, and when: one table over the stored runs of a split."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -95,13 +95,18 @@ def recall_table(runs: list[Result]) -> str:
     add("of these hard negatives", hard, lambda v: bool(v.alarms))
     add("healthy, anything critical", healthy, lambda v: bool(v.critical))
     sound = [run for run in runs if not any(bug in run.labels for bug in BUGS)]
-    add("without a bug, warned of one", sound, lambda v: any(bug in v.alarms for bug in BUGS))
+    # Completions that are cut off (X10) are there to be counted, and often are where a reward is hacked.
+    add("without a bug, warned of X1 to X3", sound, lambda v: any(bug in v.alarms for bug in ("X1", "X2", "X3")))
     return "\n".join(lines)
+
+
+def _names(modes: Iterable[str]) -> set[str]:
+    return {name for mode in modes for name in SAME.get(mode, (mode,))}
 
 
 def warned(verdict: Verdict, mode: str) -> bool:
     """Whether a reader warned of the mode."""
-    return any(name in verdict.alarms for name in SAME.get(mode, (mode,)))
+    return not _names([mode]).isdisjoint(verdict.alarms)
 
 
 def lead_table(runs: list[Result]) -> str:
@@ -115,7 +120,7 @@ def lead_table(runs: list[Result]) -> str:
         warned = [(run, min(v.alarms.values())) for run in having if (v := run.verdicts["diagnostics"]).alarms]
         leads = [(run.labels[mode].damage - first) / run.rollouts for run, first in warned]
         seen = [run for run, _ in warned]
-        primary = sum(run.verdicts["diagnostics"].primary in run.labels for run in seen)
+        primary = sum(run.verdicts["diagnostics"].primary in _names(run.labels) for run in seen)
         known = [run for run in seen if RECIPES[run.recipe].causes]
         causes = sum(run.verdicts["diagnostics"].cause in RECIPES[run.recipe].causes for run in known)
         lines.append(

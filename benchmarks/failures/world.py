@@ -98,6 +98,8 @@ def simulate(
     reward, critic = _reward_and_critic(recipe, seed, models)
     set_seed(seed)
     _, probe, held_out = split_requests(recipe.num_subjects)
+    if recipe.fault == "curriculum":
+        held_out = held_out[:32] + split_requests(3)[2][:32]
     recorder = Recorder(probe, seed)
     reference = AutoModelForCausalLM.from_pretrained(models.policy)
     check = measured.check_first_pass
@@ -144,7 +146,7 @@ def _actions(journal: Path) -> list[dict]:
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and what the critic starts from: the reward model, or one that knows what the careless writer will get."""
+    """The reward, and what the critic starts from: the reward model, or one that knows what a careless writer gets."""
     reward: Any = (
         str(models.reward_model(recipe.reward, seed % SEEDS))
         if recipe.reward in REWARD_MODELS

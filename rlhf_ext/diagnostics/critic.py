@@ -16,6 +16,12 @@ SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
 
 
+NO_SPREAD = 1e-6
+"""Spread of the scores that is rounding: there is nothing for a critic to explain, and X14 says so."""
+COLD = 0.05
+"""Explained variance of a critic that still knows nothing; one that starts as the reward model has 0.1 and more."""
+
+
 @dataclass(frozen=True)
 class CriticConfig:
     """
@@ -175,6 +181,9 @@ class ExplainedVariance(Detector):
         )
 
     def _useless(self, history: History) -> Verdict | None:
+        spread = history.level("score_std")
+        if spread is not None and spread <= NO_SPREAD:
+            return None
         last = _settled(history, "explained_var", self.config.rows + SETTLING)[2][-self.config.rows :]
         if last.size < self.config.rows or last.max() > self.config.nothing:
             return None
@@ -262,12 +271,15 @@ def _unclipped_gradient(history: History) -> Cause:
 
 
 def _cold_critic(history: History) -> Cause:
-    warmup = history.settings.critic_warmup_rollouts
+    warmup, start = history.settings.critic_warmup_rollouts, history.reference("explained_var")
+    # A critic that explained something has been warm.
+    first = start.median if start is not None else None
+    never = None if first is None else first <= COLD
     return cause(
         "critic-not-warmed-up",
         "The critic starts from random values, and the policy follows it from the first rollout.",
-        None if warmup is None else warmup == 0 and history.rows < 3 * history.windows.window,
-        f"critic_warmup_rollouts {setting(warmup)}.",
+        False if warmup or never is False else None if warmup is None else never,
+        f"critic_warmup_rollouts {setting(warmup)}; explained variance at first {setting(first)}.",
         "Set critic_warmup_rollouts=10, or start the critic as the reward model.",
     )
 

@@ -10,7 +10,16 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import decline, describe, distance, held_out_falls, quality_improves, score_gains, score_improves, still_beta
+from .signals import (
+    decline,
+    describe,
+    distance,
+    held_out_falls,
+    quality_improves,
+    score_gains,
+    score_improves,
+    still_beta,
+)
 from .statistics import PageHinkley, median, robust_sd, robust_z
 
 
@@ -25,7 +34,7 @@ class DriftConfig:
         far_over_target (`float`): From here the target means nothing any more.
         trend (`float`): Block-median z of a rise, one-sided 0.5 %.
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
-        least_kl (`float`): Nats per sequence below which a rise is no drift: the policy still writes the reference's text.
+        least_kl (`float`): Nats per sequence below which there is no drift: the policy still writes the reference's text.
         score_fall (`float`): Fall of the score from its best, in standard deviations of one rollout. Autocorrelated noise
             alone reaches it in a third of the series of 100 rollouts, so that it must also be
         score_share (`float`): that many spreads of the scores within a rollout, four times the noise of a mean of 64.
@@ -74,7 +83,8 @@ class Drift(Detector):
     def _above_target(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
         kl, change = history.level(name), history.change(name, history.windows.window // 2)
-        if target is None or kl is None or kl <= self.config.over_target * target:
+        least = self.config.least_kl if name == "kl_ref_seq" else 0.0
+        if target is None or kl is None or kl <= max(self.config.over_target * target, least):
             return None
         if change is not None and change.z < -1.28:
             return None
@@ -132,13 +142,15 @@ class Drift(Detector):
             return None
         if target is not None and kl <= self.config.over_target * target:
             return None
-        if fall.in_noise <= self.config.score_fall or fall.best - fall.now <= self.config.score_share * (spread or 0.0):
+        if fall.in_noise <= self.config.score_fall or fall.best - fall.now <= self.config.score_share * (
+            spread or 0.0
+        ):
             return None
         return Verdict(
             Severity.CRITICAL if held_out_falls(history) else Severity.WARN,
             "drift with loss",
-            f"The score fell from its best of {fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}, and the KL to the "
-            f"reference rose to {kl:.3g} {unit}.",
+            f"The score fell from its best of {fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}, and the KL to "
+            f"the reference rose to {kl:.3g} {unit}.",
             (history.evidence("score_mean", f"{fall.in_noise:.1f} sd below its best", None, fall.best, fall.now),),
             (name, "kl_update", "len_mean"),
         )

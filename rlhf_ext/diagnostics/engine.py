@@ -28,6 +28,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     NoSignal,
     Saturation,
     RewardScale,
+    Movement,
     Critic,
     ExplainedVariance,
     GradientSpikes,
@@ -41,10 +42,10 @@ DETECTORS: tuple[type[Detector], ...] = (
     LengthExploitation,
     LengthCollapse,
     Repetition,
-    Movement,
 )
-"""By precedence: what stands earlier causes what stands later. Numbers that are not finite; bugs; no signal, or another;
-the critic; the size of the updates; drift; what drift does to the outputs; no movement."""
+"""By precedence: what stands earlier causes what stands later. Numbers that are not finite; bugs; no signal, or another; no
+movement, which leaves a critic nothing to foresee; the critic; the size of the updates; drift; what drift does to the
+outputs."""
 
 PRECEDENCE = {detector.mode: place for place, detector in enumerate(DETECTORS)}
 

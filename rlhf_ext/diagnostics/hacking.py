@@ -82,6 +82,10 @@ class Hacking(Detector):
             limit = self.config.rising_sds
         if gain <= -score.noise or fall.in_noise <= limit:
             return None
+        start = history.reference("score_mean")
+        # A score that never rose has not been hacked: the policy drifts.
+        if start is not None and max(gain, score.after - start.median) <= 2 * score.noise:
+            return None
         # The reward model on new prompts is no judge of itself: a fall is overfitting to the prompts.
         sure = name == "quality" and fall.in_noise > self.config.critical_sds
         statistic = f"{fall.in_noise:.1f} sd below its best (alarm above {limit:g})"

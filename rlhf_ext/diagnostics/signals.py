@@ -14,8 +14,8 @@ MANY_PROBES = 20
 NEIGHBOURS = 5
 """Held-out values that are averaged before they are compared."""
 CLEAR_FALL = 2.25
-"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 2 % of series of 20 probes and
-4 % of series of 48, in none where the values rise and settle (docs/diagnostics.md)."""
+"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 2 % of series of 20 probes
+and 4 % of series of 48, in none where the values rise and settle (docs/diagnostics.md)."""
 
 
 class Distance(NamedTuple):
@@ -74,7 +74,7 @@ class Decline(NamedTuple):
     now: float
     noise: float
     best_step: int
-    count: int
+    number: int
 
     @property
     def in_noise(self) -> float:
@@ -82,7 +82,7 @@ class Decline(NamedTuple):
         How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in somewhat larger ones,
         since the largest of n noisy values lies `sqrt(2 log n)` of them above their mean.
         """
-        width = self.noise * max(1.0, math.sqrt(math.log(self.count) / math.log(MANY_PROBES)))
+        width = self.noise * max(1.0, math.sqrt(math.log(self.number) / math.log(MANY_PROBES)))
         return (self.best - self.now) / width if width > 0 else 0.0
 
 

@@ -254,6 +254,23 @@ def test_a_fall_on_new_prompts_is_overfitting_and_no_proof():
     assert "M3" in modes(events) and "M3" not in modes(events, Severity.CRITICAL)
 
 
+def test_a_score_that_never_rose_is_not_hacked():
+    columns = hacked()
+    columns["score_mean"] = rng().normal(0, 0.12, N)
+    assert "M3" not in modes(watch(columns)[1])
+
+
+def test_a_quality_that_falls_a_little_while_the_score_rises():
+    columns = healthy()
+    columns["score_mean"] = 0.01 * TIME + noise(rng(), N, 0.12)
+    columns["quality"] = np.where(TIME % 5 == 0, np.minimum(TIME, 100) / 50 - 0.5 * LATE, np.nan) + noise(
+        rng(), N, 0.3
+    )
+    assert "M3" in modes(watch(columns)[1])
+    columns["score_mean"] = 0.01 * np.minimum(TIME, 90) + noise(rng(), N, 0.12)
+    assert "M3" not in modes(watch(columns)[1])
+
+
 def test_the_best_of_noise_is_no_peak():
     """Of series without a decline, few may pass the threshold; a naive 1.5 sd would let a third through."""
     draws = np.random.default_rng(0)
