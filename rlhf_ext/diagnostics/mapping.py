@@ -90,6 +90,8 @@ def map_keys(survey: Survey, source: Source, given: Mapping[str, str], path: str
     chosen = _given(given, present)
     if framework is None and not chosen:
         shown = ", ".join(sorted(present - set(STEP_KEYS))[:12])
+        if not shown:
+            raise ValueError(f"{path} ({source.kind}) holds no number besides the step.")
         raise ValueError(
             f"{path} ({source.kind}): no framework known here logs these keys: {shown}. Say which key is which metric, "
             "as in --key score_mean=reward --key kl_ref_seq=kl; the names are in rlhf_ext.diagnostics.METRICS."

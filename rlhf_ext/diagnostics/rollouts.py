@@ -31,8 +31,9 @@ def records(source: Source, survey: Survey, keys: KeyMap) -> Iterator[Record]:
     evaluations that belong to the rollout before them.
     """
     group: _Rollout | None = None
+    reader = _Reader(keys)
     for row in _steps(source, survey):
-        values, provenance = _canonical(row.values, keys)
+        values, provenance = reader.canonical(row.values)
         if not values:
             continue
         anchored = keys.anchor is None or keys.anchor in row.values
@@ -47,16 +48,12 @@ def records(source: Source, survey: Survey, keys: KeyMap) -> Iterator[Record]:
 
 def _steps(source: Source, survey: Survey) -> Iterator[_Step]:
     """Rows that count, those of one step put together."""
-    plain: dict[str, str] = {}
+    plain = _PlainKeys()
     pending: _Step | None = None
     for (step, row), keep in zip(numbered(source, survey.step_key), survey.keep, strict=False):
         if not keep:
             continue
-        values = {}
-        for key, value in row.values.items():
-            if key not in plain:
-                plain[key] = plain_key(key)
-            values[plain[key]] = value
+        values = {plain[key]: value for key, value in row.values.items()}
         if pending is not None and pending.step == step:
             pending.values.update(values)
             pending.provenance.update(row.provenance)
@@ -85,6 +82,7 @@ class LiveRollouts:
         self.updates_per_rollout = updates_per_rollout
         self.logging_steps = logging_steps
         self.keys: KeyMap | None = None
+        self._reader: _Reader | None = None
         self._present: set[str] = set()
         self._rows = _Rollout()
 
@@ -103,9 +101,10 @@ class LiveRollouts:
             self._present |= set(row)
             framework = recognise(self._present)
             self.keys = None if framework is None else key_map(framework, self._present, {})
-        if self.keys is None:
+            self._reader = None if self.keys is None else _Reader(self.keys)
+        if self.keys is None or self._reader is None:
             return None
-        values, provenance = _canonical(row, self.keys)
+        values, provenance = self._reader.canonical(row)
         anchored = self.keys.anchor is None or self.keys.anchor in row
         self._rows.add(_Step(step, {}, {}, ()), values, provenance, anchored)
         next_step = step + self.logging_steps
@@ -118,21 +117,36 @@ class LiveRollouts:
         return (step - 1) // self.updates_per_rollout
 
 
-def _canonical(row: Mapping[str, float], keys: KeyMap) -> tuple[dict[str, float], dict[str, str]]:
-    values: dict[str, float] = {}
-    provenance: dict[str, str] = {}
-    for name, sources, factor, kind, _ in keys.columns:
-        found = [row[key] for key in sources if key in row]
-        if found:
-            values[name] = found[0] * factor if len(found) == 1 else math.fsum(found) / len(found) * factor
-            if kind:
-                provenance[name] = kind
-    for name, sources, formula, _, kind in keys.derived:
-        if all(key in row and math.isfinite(row[key]) for key in sources):
-            value = formula(*(row[key] for key in sources))
-            if value is not None:
-                values[name], provenance[name] = value, kind
-    return values, provenance
+class _Reader:
+    """From the keys of a log to canonical names and units."""
+
+    def __init__(self, keys: KeyMap) -> None:
+        single = [column for column in keys.columns if len(column.keys) == 1]
+        self._single = [(column.name, column.keys[0], column.factor) for column in single]
+        self._kinds = [(column.name, column.provenance) for column in single if column.provenance]
+        self._means = [column for column in keys.columns if len(column.keys) > 1]
+        self._derived = keys.derived
+
+    def canonical(self, row: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+        """Values and provenance of a row."""
+        values = {name: row[key] * factor for name, key, factor in self._single if key in row}
+        provenance = {name: kind for name, kind in self._kinds if name in values}
+        for name, sources, factor, kind, _ in self._means:
+            found = [row[key] for key in sources if key in row]
+            if found:
+                values[name], provenance[name] = math.fsum(found) / len(found) * factor, kind
+        for name, sources, formula, _, kind in self._derived:
+            if all(key in row and math.isfinite(row[key]) for key in sources):
+                value = formula(*(row[key] for key in sources))
+                if value is not None:
+                    values[name], provenance[name] = value, kind
+        return values, provenance
+
+
+class _PlainKeys(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        self[key] = plain_key(key)
+        return self[key]
 
 
 class _Rollout:
@@ -152,6 +166,9 @@ class _Rollout:
         self.anchored = self.anchored or anchored
         self.provenance |= provenance
         self.samples = row.samples or self.samples
+        if not self.values:
+            self.values, self.counts = values, dict.fromkeys(values, 1)
+            return
         for name, value in values.items():
             count = self.counts.get(name, 0)
             if count == 0 or name in _LATEST:

@@ -17,8 +17,8 @@ _OTHER_NAMES = {
     "max_completion_length": ("response_length",),
     "rollout_size": ("generation_batch_size",),
 }
-# What a setting of PPOConfig means where it is not set.
-_UNSET = {"value_clip_range": math.inf, "score_clip": math.inf, "missing_eos_penalty": 0.0}
+# What a setting of PPOConfig, or of the Trainer, means where it is not set.
+_UNSET = {"value_clip_range": math.inf, "score_clip": math.inf, "missing_eos_penalty": 0.0, "max_grad_norm": 0.0}
 
 
 def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:

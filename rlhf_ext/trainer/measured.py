@@ -180,8 +180,8 @@ class MeasuredTrainer(RLOOTrainer):
         """Leave the present step out, or end the run where none is left to spare."""
         if not self.steps_to_spare:
             raise RuntimeError(
-                f"{what}; the step is not saved. Lower the learning rate, or look for NaN in the model's weights and in the "
-                "scores, and go on from the last checkpoint, which is untouched."
+                f"{what}. Lower the learning rate, or look for NaN in the model's weights and in the scores. The last "
+                "checkpoint is untouched."
             )
         self.steps_to_spare -= 1
         self._is_broken = True

@@ -177,8 +177,9 @@ class PPOConfig(RLOOConfig):
             not finite, and stops a run whose output is being destroyed, all within bounds and written to
             `diagnostics.jsonl`; `"off"` does nothing.
         probe_every (`int`, *optional*):
-            Rollouts between two probes of `quality_fn`. Defaults to 5, or to as many as it takes for 16 prompts to cost no
-            more than 5 % of the rollouts' completions.
+            Rollouts between two probes, in which answers to a fixed part of `eval_dataset` are judged by `quality_fn` and
+            looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers to cost no more than 5 %
+            of the rollouts' completions. Without a `quality_fn` there are probes only where this or `probe_size` is set.
         probe_size (`int`, *optional*):
             Held-out completions of a probe. Defaults to 5 % of those of `probe_every` rollouts.
         skip_damaged_checkpoints (`bool`, *optional*, defaults to `False`):
@@ -242,7 +243,7 @@ class PPOConfig(RLOOConfig):
     diagnostics: str = field(default="advise", metadata={"help": f"One of {', '.join(DIAGNOSTICS)}."})
     probe_every: int | None = field(
         default=None,
-        metadata={"help": "Rollouts between two probes of quality_fn. By default at most 5 % of the cost."},
+        metadata={"help": "Rollouts between two probes of held-out answers. By default at most 5 % of the cost."},
     )
     probe_size: int | None = field(
         default=None, metadata={"help": "Held-out completions of a probe. By default at most 5 % of the cost."}

@@ -1,6 +1,5 @@
 """PPO on TRL's online trainer."""
 
-import copy
 import os
 import textwrap
 import time
@@ -29,14 +28,15 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
-from .checks import check_arguments, check_inputs, check_prompts, check_roles
+from .checkpoint import check_beginning, checkpoint_to_resume
+from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
-from .launch import check_saves_weights
+from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
-from .policy import load_adapter_policy, policy_source
+from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
-from .probe import QualityProbe, check_probe
+from .probe import Probe, check_probe, wants_probe
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
@@ -90,11 +90,13 @@ class PPOTrainer(ResumableTrainer):
             The policy's tokenizer; by default the one saved with `model`.
         reward_processing_classes (tokenizer or list, *optional*):
             Tokenizers of the reward models; by default the ones saved with them.
-        callbacks, optimizers, quantization_config:
+        callbacks, quantization_config:
             As in [`~trl.RLOOTrainer`].
+        optimizers (`tuple`, *optional*):
+            An optimizer of the policy, and `None`: the critic is added to it, and the schedule is that of `args`.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Train an adapter; the reference is then the base model with the adapter off, and reward models that were
-            saved as adapters of the same base share it too.
+            saved as adapters of the same base share it too, where `model` is an id or folder.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             The reference. By default the initial policy: loaded again for a model id, copied for an instance, and with
             PEFT the base model or the initial adapter.
@@ -147,11 +149,20 @@ class PPOTrainer(ResumableTrainer):
         critic_model: str | PreTrainedModel | None = None,
         quality_fn: Callable[..., list[float | None]] | None = None,
     ):
+        name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
         check_saves_weights(args)
+        check_optimizer_has_critic(args)
+        if optimizers[1] is not None:
+            raise ValueError(
+                "A schedule that is passed with its optimizer does not know the critic, which is added to the optimizer "
+                "here. Pass optimizers=(optimizer, None) and set lr_scheduler_type."
+            )
+        if args.resume_from_checkpoint:
+            wanted, skip = args.resume_from_checkpoint, args.skip_damaged_checkpoints
+            check_beginning(checkpoint_to_resume(wanted, args.output_dir, skip), name)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
@@ -159,10 +170,17 @@ class PPOTrainer(ResumableTrainer):
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
-            ref_model = copy.deepcopy(model)
+            ref_model = model
+        rewards = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        ref_model = copy_of_shared(ref_model, [model])
+        critic_model = copy_of_shared(critic_model, [model, *rewards])
         functions = as_reward_functions(reward_funcs, reward_processing_classes, processing_class, args, source)
-        if isinstance(model, str) and source.base != model:
-            model = load_adapter_policy(model, source.base, args, quantization_config)
+        self._policy_repository: dict[str, Any] | None = None  # of an instance
+        if isinstance(model, str) and source.base == model:
+            self._policy_repository = repository_arguments(args, "subfolder")
+        elif isinstance(model, str):
+            self._policy_repository = {}
+            model = load_adapter_policy(model, source, args, quantization_config)
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
@@ -184,9 +202,9 @@ class PPOTrainer(ResumableTrainer):
         self._step_tokens = torch.ones(())
         self._init_measurements()
         held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
-        self._probe = None if quality_fn is None else QualityProbe(quality_fn, held_out, args)
+        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
         self._init_diagnostics()
-        self._init_resuming(critic)
+        self._init_resuming(critic, name)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
 

@@ -28,28 +28,33 @@ def check_probe(quality_fn: Any, eval_dataset: Any, args: PPOConfig) -> None:
 
     Raises:
         TypeError: If `quality_fn` is not a plain function.
-        ValueError: If there are no held-out prompts, or settings of a probe without a `quality_fn`.
+        ValueError: If there are no held-out prompts.
     """
-    if quality_fn is None:
-        given = [name for name in ("probe_every", "probe_size") if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"{' and '.join(given)} set a probe of `quality_fn`, which is not given. Pass it too.")
+    if not wants_probe(quality_fn, args):
         return
-    if not callable(quality_fn) or isinstance(quality_fn, torch.nn.Module) or is_async_callable(quality_fn):
+    is_plain = (
+        callable(quality_fn) and not isinstance(quality_fn, torch.nn.Module) and not is_async_callable(quality_fn)
+    )
+    if quality_fn is not None and not is_plain:
         raise TypeError(
             f"`quality_fn` must be a plain Python function like a reward function, got {quality_fn!r}. Wrap a model in one."
         )
     if eval_dataset is None:
-        raise ValueError("`quality_fn` is measured on held-out prompts: pass them as `eval_dataset`.")
+        raise ValueError("A probe samples answers to held-out prompts: pass them as `eval_dataset`.")
 
 
-class QualityProbe:
+def wants_probe(quality_fn: Any, args: PPOConfig) -> bool:
+    """Whether the run has a probe: of the quality, or of the diversity alone."""
+    return quality_fn is not None or args.probe_every is not None or args.probe_size is not None
+
+
+class Probe:
     """
-    Samples answers to a fixed set of held-out prompts and has them judged, with the same random numbers each time and
-    without touching those of the training.
+    Samples answers to a fixed set of held-out prompts, looks at their diversity and has them judged, with the same random
+    numbers each time and without touching those of the training.
 
     Args:
-        quality_fn (`Callable`):
+        quality_fn (`Callable`, *optional*):
             `(prompts, completions, completion_ids, **columns) -> list[float | None]`, as a reward function of TRL; higher
             is better. Training never sees it.
         rows (iterable of `dict`):
@@ -62,7 +67,7 @@ class QualityProbe:
         size (`int`): Completions of a probe, on all processes together.
     """
 
-    def __init__(self, quality_fn: Callable[..., Any], rows: Any, args: PPOConfig) -> None:
+    def __init__(self, quality_fn: Callable[..., Any] | None, rows: Any, args: PPOConfig) -> None:
         rollout, world, generations = args.generation_batch_size, args.world_size, args.num_generations_eval
         self.every = args.probe_every or max(OFTEN, math.ceil(FEWEST / (SHARE * rollout)))
         wanted = args.probe_size or int(SHARE * self.every * rollout)
@@ -77,7 +82,6 @@ class QualityProbe:
                 "processes."
             )
         self.rows = self.rows[args.process_index * (self.size // world) :][: self.size // world]
-        self.name = get_callable_name(quality_fn)
         self.quality_fn = quality_fn
         self.seed = args.seed + args.process_index
 
@@ -96,14 +100,7 @@ class QualityProbe:
         prompts = [row["prompt"] for row in self.rows]
         with _apart_from_training(trainer, self.seed):
             _, completion_ids, completions = trainer._generate(prompts)
-        columns = {k: [row[k] for row in self.rows] for k in self.rows[0] if k not in ("prompt", "completion")}
-        judge = ScoreCheck().wrap(self.quality_fn, self.name)
-        judged = judge(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
-        if len(judged) != len(prompts):
-            raise ValueError(
-                f"`quality_fn` returned {len(judged)} values for {len(prompts)} completions; it must return one for each."
-            )
-        values = [value for value in judged if value is not None]
+        values = self._judged(prompts, completions, completion_ids)
         sums = torch.tensor([sum(values), len(values), sum(map(len, completion_ids))], dtype=torch.float32)
         total, count, tokens = trainer._reduce(sums.to(trainer.accelerator.device)).tolist()
         texts = [gather_object([plain_text(x) for x in column]) for column in (prompts, completions)]
@@ -116,6 +113,19 @@ class QualityProbe:
             "probe/token_share": tokens / (self.every * rollout_tokens),
             "time/probe": time.perf_counter() - started,
         }
+
+    def _judged(self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]) -> list[float]:
+        """The judgements that were given."""
+        if self.quality_fn is None:
+            return []
+        columns = {k: [row[k] for row in self.rows] for k in self.rows[0] if k not in ("prompt", "completion")}
+        judge = ScoreCheck().wrap(self.quality_fn, get_callable_name(self.quality_fn))
+        judged = judge(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        if len(judged) != len(prompts):
+            raise ValueError(
+                f"`quality_fn` returned {len(judged)} values for {len(prompts)} completions; it must return one for each."
+            )
+        return [value for value in judged if value is not None]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from .callbacks import DiagnosticsCallback
 from .checkpoint import (
     FIXED_SETTINGS,
     STAGING_FOLDER,
+    check_beginning,
     check_settings,
     checkpoint_to_resume,
     fill_logs,
@@ -64,8 +65,9 @@ class ResumableTrainer(RoleTrainer):
         self.diagnostics = DiagnosticsCallback(self, apply=Levers(self) if acts else None)
         self.add_callback(self.diagnostics)
 
-    def _init_resuming(self, critic: str) -> None:
+    def _init_resuming(self, critic: str, model: str) -> None:
         self._critic_kind = critic
+        self._begins_with = model
         self._checkpoint: str | None = None
         self._staging: str | None = None
         self._sigterm = SaveOnSigterm(self.accelerator)
@@ -97,6 +99,7 @@ class ResumableTrainer(RoleTrainer):
         if resume_from_checkpoint:
             skip = self.args.skip_damaged_checkpoints
             self._checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir, skip)
+            check_beginning(self._checkpoint, self._begins_with)
             check_settings(self._checkpoint, self._fixed_settings())
         with self._sigterm.listening():
             return super().train(self._checkpoint, trial, ignore_keys_for_eval)
@@ -154,7 +157,7 @@ class ResumableTrainer(RoleTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if not self.args.save_only_model:
-                write_manifest(Path(staged), self._fixed_settings())
+                write_manifest(Path(staged), self._fixed_settings(), self._begins_with, run_folder)
             publish(Path(staged), Path(final))
             rotate_checkpoints(
                 run_folder, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True

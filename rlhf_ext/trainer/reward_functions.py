@@ -105,8 +105,9 @@ def as_reward_function(
 
     A reward model is logged under the whole id or folder that it was given by, because the last names of folders repeat
     (`run1/reward`, `run2/reward`). Of the policy's `model_init_kwargs` it gets those that are not about the policy's
-    repository. One that was saved as an adapter of the policy's base, where the policy is itself an adapter, is not
-    loaded but attached to that base by the trainer.
+    repository. One that was saved as an adapter of the policy's base, where the policy is itself an adapter and is given by
+    its id or folder, is not loaded but attached to that base by the trainer. (An instance may have been trained further
+    under its old name.)
     """
     if not isinstance(function, str | nn.Module):
         return function
@@ -138,10 +139,15 @@ def _reward_model(
 ) -> PreTrainedModel | RewardAdapter:
     if not isinstance(function, str):
         return function
-    if policy is not None and policy.adapter is not None and same_tokens(tokenizer, policy_tokenizer):
-        revision = (args.model_init_kwargs or {}).get("revision")
-        if is_adapter_of(function, policy.base, revision, policy.adapter):
-            return RewardAdapter(function)
+    if (
+        policy is not None
+        and policy.adapter is not None
+        and not policy.is_instance
+        and same_tokens(tokenizer, policy_tokenizer)
+    ):
+        hub = hub_arguments(args.model_init_kwargs)
+        if is_adapter_of(function, policy.base, policy.revision, policy.adapter, **hub):
+            return RewardAdapter(function, **hub)
     return load_reward_model(function, **loading_arguments(args))
 
 

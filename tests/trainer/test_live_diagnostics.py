@@ -69,11 +69,20 @@ def test_a_finding_is_logged_and_kept_with_samples_and_found_again_afterwards(
     assert "X14" in {finding.mode for finding in trainer.diagnostics.diagnostics.open_findings}
 
 
-def test_off_watches_nothing(tiny_policy_path, prompts, ppo_config, tmp_path):
-    trainer = PPOTrainer(tiny_policy_path, spread, ppo_config(beta=0.1, max_steps=4, diagnostics="off"), prompts)
-    trainer.train()
-    assert trainer.diagnostics is None
+def test_off_watches_nothing_and_watching_changes_nothing(tiny_policy_path, prompts, ppo_config, tmp_path):
+    def log_of(**settings):
+        trainer = PPOTrainer(tiny_policy_path, spread, ppo_config(beta=0.1, **settings), prompts)
+        trainer.train()
+        timed = ("time/", "step_time", "train_")
+        return trainer, [
+            {k: v for k, v in row.items() if not k.startswith(timed)} for row in trainer.state.log_history
+        ]
+
+    off, plain = log_of(diagnostics="off")
+    assert off.diagnostics is None
     assert not (tmp_path / "out" / JOURNAL_FILE).exists()
+    assert log_of(diagnostics="advise")[1] == plain
+    assert log_of(diagnostics="act")[1] == plain
 
 
 @pytest.mark.parametrize("with_trainer", [True, False])

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_ext import PPOTrainer
-from rlhf_ext.trainer.probe import QualityProbe
+from rlhf_ext.trainer.probe import Probe
 
 
 def spread(completions, **_):
@@ -69,7 +69,7 @@ def test_it_judges_the_same_held_out_prompts_and_leaves_no_trace(tiny_policy_pat
 )
 def test_it_costs_five_percent_unless_told_otherwise(batch, settings, expected, ppo_config, prompts):
     args = ppo_config(per_device_train_batch_size=batch, steps_per_generation=1, **settings)
-    probe = QualityProbe(spread, [{"prompt": "x"}] * 100, args)
+    probe = Probe(spread, [{"prompt": "x"}] * 100, args)
     assert (probe.every, probe.size) == expected
     assert len(probe.rows) == probe.size
 
@@ -78,8 +78,8 @@ def test_it_costs_five_percent_unless_told_otherwise(batch, settings, expected, 
     ("judge", "has_data", "settings", "error", "message"),
     [
         (spread, False, {}, ValueError, "held-out prompts: pass them as `eval_dataset`"),
+        (None, False, {"probe_every": 3}, ValueError, "held-out prompts: pass them as `eval_dataset`"),
         ("judge-model", True, {}, TypeError, "must be a plain Python function"),
-        (None, True, {"probe_every": 3}, ValueError, "probe_every set a probe of `quality_fn`, which is not given"),
         (spread, True, {"probe_every": 0}, ValueError, "probe_every must be at least 1, got 0"),
     ],
 )
@@ -105,3 +105,12 @@ def test_a_judge_that_returns_too_few_is_refused(tiny_policy_path, prompts, held
     trainer = make(tiny_policy_path, prompts, held_out, ppo_config(probe_size=2), short)
     with pytest.raises(ValueError, match="returned 1 values for 2 completions"):
         trainer.train()
+
+
+def test_without_a_judge_it_looks_at_the_diversity(tiny_policy_path, prompts, held_out, ppo_config):
+    trainer = make(tiny_policy_path, prompts, held_out, ppo_config(probe_every=1, probe_size=2, max_steps=4), None)
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "objective/score" in row]
+    assert "probe/quality" not in row
+    assert row["probe/duplicate_fraction"] == 0.0
+    assert row["probe/mean_length"] == 8
