@@ -17,9 +17,9 @@ Rows = list[dict[str, Any]]
 
 
 def is_compared(folder: Path) -> bool:
-    """Whether a run without acting exists that drifts, loses its critic or is healthy."""
+    """Whether a run without acting exists that drifts, loses its critic or is healthy, and has no bug."""
     path = folder / "oracle.jsonl.gz"
-    if not path.is_file():
+    if not path.is_file() or RECIPES[folder.parent.name].intent.startswith("X"):
         return False
     rows = read_rows(path)
     return any(each.mode in SAVED_MODES for each in label(rows)) or is_healthy(rows)
