@@ -192,8 +192,12 @@ class DiagnosticsCallback(TrainerCallback):
             return
         state = read_json(path)
         self.remediation.load_state_dict(state["remediation"])
-        if self.diagnostics is not None:
+        if self.diagnostics is None:
+            return
+        try:
             self.diagnostics.load_state_dict(state["diagnostics"])
+        except ValueError as error:
+            logger.warning(f"The diagnostics start anew, at step {state['diagnostics']['history']['step']}: {error}")
 
     def _write(self, *lines: str) -> None:
         with open(self._journal, "a", encoding="utf-8") as file:

@@ -36,6 +36,7 @@ from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
 from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
+from .preflight import warn_of_settings
 from .probe import Probe, check_probe, wants_probe
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
@@ -167,6 +168,8 @@ class PPOTrainer(ResumableTrainer):
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
         check_probe(quality_fn, eval_dataset, args)
+        if args.diagnostics != "off":
+            warn_of_settings(args, train_dataset, source.adapter)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:

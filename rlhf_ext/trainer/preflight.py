@@ -3,12 +3,16 @@
 import math
 from typing import Any
 
+from accelerate.logging import get_logger
+from datasets import Dataset
 from peft import PeftConfig
 from transformers import PretrainedConfig
 
-from ..diagnostics import Finding, RunSettings, preflight
+from ..diagnostics import Finding, RunSettings, Severity, preflight
 from ..diagnostics.run_config import settings_from
 from .ppo_config import PPOConfig
+
+logger = get_logger(__name__)
 
 _SAMPLER = ("top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
 
@@ -45,6 +49,24 @@ def preflight_of(
         temperature_is_scored=True,
         clips_gradient=True,
     )
+
+
+def warn_of_settings(args: PPOConfig, train_dataset: Any, adapter: PeftConfig | None) -> None:
+    """
+    Log the findings of [`preflight_of`] from WARN on, each with what to change.
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the trainer.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Its prompts.
+        adapter ([`~peft.PeftConfig`], *optional*):
+            Of the policy.
+    """
+    prompts = len(train_dataset) if isinstance(train_dataset, Dataset) else None
+    for finding in preflight_of(args, prompts=prompts, adapter=adapter):
+        if finding.severity >= Severity.WARN:
+            logger.warning(f"{finding.mode} {finding.title}: {finding.summary} {finding.causes[0].remedy}")
 
 
 def planned_rollouts(args: PPOConfig, prompts: int | None) -> int | None:

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from rlhf_ext import DiagnosticsCallback, PPOTrainer, diagnose
@@ -22,6 +23,14 @@ def spread(completions, **_):
 
 def constant(completions, **_):
     return [1.0] * len(completions)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step >= self.step
 
 
 def journal(folder, kind=None):
@@ -134,6 +143,44 @@ def test_a_resumed_run_judges_as_one_that_was_never_stopped(tiny_policy_path, pr
     steps = [line["step"] for line in journal(tmp_path / "parts", "rollout")]
     assert steps == [4, 8, 12, 16, 12, 16]
     assert diagnose(tmp_path / "parts").rollouts == 4
+
+
+def test_a_resumed_run_may_be_longer_and_a_state_of_another_version_is_left_out(
+    tiny_policy_path, prompts, ppo_config, tmp_path, caplog
+):
+    settings = {"beta": 0.1, "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 8}
+    PPOTrainer(tiny_policy_path, spread, ppo_config(max_steps=8, **settings), prompts).train()
+    checkpoint = tmp_path / "out" / "checkpoint-8"
+    longer = PPOTrainer(tiny_policy_path, spread, ppo_config(max_steps=2000, **settings), prompts)
+    longer.add_callback(StopAt(12))
+    longer.train(resume_from_checkpoint=str(checkpoint))
+    assert longer.diagnostics.diagnostics.history.rows == 3
+    state = json.loads((checkpoint / "diagnostics.json").read_text())
+    state["diagnostics"]["version"] = 99
+    (checkpoint / "diagnostics.json").write_text(json.dumps(state))
+    anew = PPOTrainer(tiny_policy_path, spread, ppo_config(max_steps=12, **settings), prompts)
+    anew.train(resume_from_checkpoint=str(checkpoint))
+    assert anew.diagnostics.diagnostics.history.rows == 1
+    assert any("start anew, at step 8: The saved diagnostics have version 99" in m for m in caplog.messages)
+
+
+def test_settings_that_work_otherwise_than_they_look_are_named_before_a_model_loads(
+    tiny_policy_path, prompts, ppo_config, caplog, monkeypatch
+):
+    class Loading(Exception):
+        pass
+
+    def load(*_, **__):
+        raise Loading
+
+    monkeypatch.setattr(RLOOTrainer, "__init__", load)
+    for diagnostics, expected in (("advise", 1), ("off", 0)):
+        caplog.clear()
+        args = ppo_config(top_k=50, allow_mismatched_sampling=True, diagnostics=diagnostics)
+        with pytest.raises(Loading):
+            PPOTrainer(tiny_policy_path, spread, args, prompts)
+        warned = [m for m in caplog.messages if "X17 settings: sampler: top_k=50" in m and "Set top_k=0" in m]
+        assert len(warned) == expected
 
 
 def test_what_breaks_in_the_diagnostics_does_not_end_the_run(
