@@ -3,21 +3,26 @@
 python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do not exist yet
 python -m benchmarks.failures labels                      # what the oracle says of each run
 python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
+python -m benchmarks.failures table --write docs/lab.md   # the tables of both halves, between the markers of that page
+python -m benchmarks.failures plots --output docs/failures # the images of the pages on each mode
 python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
 """
 
 import argparse
+from pathlib import Path
 
 from .recipes import RECIPES
 from .replay import write_verdicts
 from .stored import RUNS, read_rows
+
+START, END = "<!-- results: start -->", "<!-- results: end -->"
 
 
 def make_runs(arguments: argparse.Namespace) -> None:
     """Make missing runs."""
     from .produce import run
 
-    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes)
+    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes, arguments.act)
 
 
 def list_labels(arguments: argparse.Namespace) -> None:
@@ -34,12 +39,32 @@ def list_labels(arguments: argparse.Namespace) -> None:
 
 
 def print_table(arguments: argparse.Namespace) -> None:
-    """Print the tables of a split."""
-    from .table import lead_table, recall_table, results, run_table
+    """Print the tables of a split, or put those of both into a page."""
+    from .table import lead_table, page, recall_table, results, run_table
 
+    if arguments.write:
+        text = arguments.write.read_text(encoding="utf-8")
+        head, tail = text.split(START)[0], text.split(END)[1]
+        arguments.write.write_text(f"{head}{START}\n{page(RUNS)}\n{END}{tail}", encoding="utf-8")
+        return
     runs = results(RUNS / arguments.split)
     tables = [recall_table(runs), lead_table(runs), *([run_table(runs)] if arguments.runs else [])]
     print("\n\n".join(tables))
+
+
+def draw_plots(arguments: argparse.Namespace) -> None:
+    """Write the images of the documentation."""
+    from .figures import write_figures
+
+    write_figures(arguments.output)
+
+
+def print_acting(arguments: argparse.Namespace) -> None:
+    """Print what acting saved and cost."""
+    from .acting import act_runs_table, act_table, pairs
+
+    found = pairs()
+    print("\n\n".join([act_table(found), act_runs_table(found)]))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     runner.add_argument("--minutes", type=float, default=60, help="start no run later than this")
     runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
     runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
+    runner.add_argument("--act", action="store_true", help="failed and healthy runs again, with diagnostics='act'")
     runner.set_defaults(action=make_runs)
     labeller = commands.add_parser("labels", help="what the oracle says of each run")
     labeller.add_argument("--split", choices=["tune", "test"], default="tune")
@@ -60,7 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
     printer = commands.add_parser("table", help="what the diagnostics and two baselines say")
     printer.add_argument("--split", choices=["tune", "test"], default="tune")
     printer.add_argument("--runs", action="store_true", help="also one row a run")
+    printer.add_argument("--write", type=Path, help="page whose tables of both halves are replaced")
     printer.set_defaults(action=print_table)
+    figures = commands.add_parser("plots", help="one image a mode")
+    figures.add_argument("--output", type=Path, required=True, help="folder of the images")
+    figures.set_defaults(action=draw_plots)
+    acting = commands.add_parser("act", help="what diagnostics='act' saved and cost")
+    acting.set_defaults(action=print_acting)
     accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
     accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
     return parser

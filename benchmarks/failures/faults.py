@@ -32,16 +32,14 @@ def _scale(trainer: Any) -> None:
     trainer.add_callback(_From(0.5, lambda: setattr(trainer, "_score_affine", (shift, unit / SCALE))))
 
 
-def _shuffled_scores(trainer: Any) -> None:
-    """From a third of the run on, every score is given to another note, as when rows are joined in the wrong order."""
-    reward = trainer.reward_funcs[0]
-    trainer.add_callback(_From(1 / 3, lambda: setattr(reward, "is_shuffled", True)))
+def _breaks_reward(fraction: float, **state: Any) -> Callable[[Any], None]:
+    """The Python reward function is in that state from `fraction` of the run on."""
 
+    def fault(trainer: Any) -> None:
+        reward = trainer.reward_funcs[0]
+        trainer.add_callback(_From(fraction, lambda: vars(reward).update(state)))
 
-def _nan_scores(trainer: Any) -> None:
-    """From half-way on, a twentieth of the scores is NaN."""
-    reward = trainer.reward_funcs[0]
-    trainer.add_callback(_From(0.5, lambda: setattr(reward, "nan_fraction", 0.05)))
+    return fault
 
 
 def _freeze_policy(trainer: Any) -> None:
@@ -69,8 +67,13 @@ def _dropout(trainer: Any) -> None:
 
 FAULTS: dict[str, Callable[[Any], None]] = {
     "scale": _scale,
-    "shuffled_scores": _shuffled_scores,
-    "nan_scores": _nan_scores,
+    # Every score goes to another note, as when rows are joined in the wrong order.
+    "shuffled_scores": _breaks_reward(1 / 3, is_shuffled=True),
+    # A judge that was replaced by one that hardly looks.
+    "noisy_scores": _breaks_reward(1 / 3, noise=8.0),
+    # A server that answers with its default.
+    "stuck_scores": _breaks_reward(1 / 3, stuck_at=0.0),
+    "nan_scores": _breaks_reward(1 / 2, nan_fraction=0.05),
     "freeze_policy": _freeze_policy,
     "random_critic": _random_critic,
     "dropout": _dropout,

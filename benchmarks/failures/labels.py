@@ -5,6 +5,7 @@ Only bugs (`X1`, `X2`, ...) are labelled by construction, because nothing else t
 """
 
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from .recipes import RECIPES
@@ -14,10 +15,16 @@ HEALTHY_KL = 4.0
 GOLD_DROP = 0.5
 """Damage, in standard deviations of the gold score before the run."""
 MANY_DUPLICATES = 0.3
-MIN_MOVE = 0.05
-"""Nats of exact KL that a policy has moved at least, at the end of a run."""
+MIN_MOVE = HEALTHY_KL / 8
+"""Nats of exact KL that a policy has moved at least, at the end of a run; noise of the updates alone keeps 0.2 to 0.4."""
+LEAST_SPREAD = 0.01
+"""Deviation of the scores, below which there is nothing for a critic to foresee."""
 WORSE_THAN_A_CONSTANT = -0.1
 """Share of the variance of true returns; measured on 192 notes, 0 give or take 0.03 is a critic that says their mean."""
+KNOWS_NOTHING, KNEW = 0.02, 0.1
+"""Share of that variance that a critic explains now, and has explained before."""
+FORESEEABLE = 0.3
+"""Correlation of two scorings of the same notes, below which no critic is to blame."""
 SETTLING = 0.2
 """Part of a run in which a critic may know nothing yet."""
 
@@ -64,14 +71,14 @@ def is_healthy(rows: Rows) -> bool:
     if len(measured) < len(rows) or label(rows):
         return False
     spread, golds = measured[0]["gold_sd"], [row["gold"] for row in measured]
-    end = sum(golds[-3:]) / 3
+    end = max(golds[-3:])
     second_half = measured[len(measured) // 2 :]
     explained = sum(row["mc_ev"] for row in second_half) / len(second_half)
     return (
         end >= golds[0] + 0.5 * spread
         and end >= max(golds) - 0.25 * spread
         and max(row["duplicates"] for row in measured[-3:]) < 0.1
-        and explained > 0
+        and explained > KNOWS_NOTHING
     )
 
 
@@ -84,7 +91,8 @@ def _first_lasting(holds: list[bool], times: int = 2) -> int | None:
 def _gold_damage(rows: Rows) -> Label | None:
     """
     The gold score half a standard deviation below its running peak: reward hacking (M3) where the run's own reward has
-    risen since that peak, drift (M1) where it has not and the exact KL is three times a healthy run's.
+    risen since that peak, drift (M1) where it has not and the exact KL is three times a healthy run's. A score that comes
+    back, to a quarter of a standard deviation below its best, was only a dip.
     """
     spread, peak, peaks = rows[0]["gold_sd"], 0, []
     for i, row in enumerate(rows):
@@ -93,7 +101,8 @@ def _gold_damage(rows: Rows) -> Label | None:
     at = _first_lasting(
         [row["gold"] <= rows[p]["gold"] - GOLD_DROP * spread for row, p in zip(rows, peaks, strict=True)]
     )
-    if at is None:
+    end = sum(row["gold"] for row in rows[-3:]) / 3
+    if at is None or end > rows[peak]["gold"] - 0.25 * spread:
         return None
     best, after = rows[peaks[at]], rows[at:]
     proxy = sum(row["proxy"] for row in after) / len(after)
@@ -114,22 +123,34 @@ def _collapse(rows: Rows) -> Label | None:
 
 
 def _critic(rows: Rows) -> Label | None:
-    """M4: three times in a row, and not while it may still learn, the critic is worse than a constant at true returns."""
+    """
+    M4, not while it may still learn: three times in a row the critic is worse than a constant at true returns, or five
+    times it explains nothing of what it explained before and what can be foreseen. (A critic that explains little passes
+    zero by the noise of a measurement.)
+    """
     settled = SETTLING * rows[-1]["rollout"]
-    useless = [row["rollout"] > settled and row["mc_r2"] < WORSE_THAN_A_CONSTANT for row in rows]
-    at = _first_lasting(useless, times=3)
-    if at is None:
+    wrong, forgot, known = [], [], 0.0
+    for row in rows:
+        late = row["rollout"] > settled
+        wrong.append(late and row["mc_r2"] < WORSE_THAN_A_CONSTANT and row["score_sd"] > LEAST_SPREAD)
+        nothing = row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
+        forgot.append(late and nothing and known > KNEW)
+        known = max(known, row["mc_ev"])
+    begins = [at for at in (_first_lasting(wrong, times=3), _first_lasting(forgot, times=5)) if at is not None]
+    if not begins:
         return None
+    at = min(begins)
     onset = max((i for i in range(at) if rows[i]["mc_r2"] > 0), default=0)
     return Label("M4", rows[onset]["rollout"], rows[at]["rollout"])
 
 
 def _still(rows: Rows) -> Label | None:
     """M5: the policy has not moved, and the gold score is where it was."""
-    first, last = rows[0], rows[-1]
-    if last["kl"] >= MIN_MOVE or abs(last["gold"] - first["gold"]) >= 0.25 * first["gold_sd"]:
+    first, late = rows[0], rows[-5:]
+    gold = sum(row["gold"] for row in late) / len(late)
+    if median(row["kl"] for row in late) >= MIN_MOVE or abs(gold - first["gold"]) >= 0.25 * first["gold_sd"]:
         return None
-    return Label("M5", 0, last["rollout"])
+    return Label("M5", 0, rows[-1]["rollout"])
 
 
 def describe(name: str, rows: Rows) -> str:

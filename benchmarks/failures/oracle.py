@@ -1,7 +1,6 @@
 """What really happens in a run: measured on held-out requests, written to a file that no detector reads."""
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -10,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_ext.diagnostics.diversity import duplicate_fraction
 from rlhf_ext.functional import masked_sum
+from rlhf_ext.models.scoring import RewardModelScorer
 from rlhf_ext.rollout import Sequences
 
 from .grammar import SUBJECTS, TONES, Request, gold
@@ -38,35 +39,6 @@ def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request],
     return requests[:184], requests[184:200], requests[200:264]
 
 
-def duplicates(prompts: list[str], texts: list[str]) -> float:
-    """Share of completions that also stand under another prompt."""
-    owners: dict[str, set[str]] = {}
-    for prompt, text in zip(prompts, texts, strict=True):
-        owners.setdefault(text, set()).add(prompt)
-    return sum(len(owners[text]) > 1 for text in texts) / len(texts)
-
-
-def distinct(texts: list[str], n: int = 2) -> float:
-    """Share of distinct word `n`-grams in all texts together."""
-    grams = [gram for text in texts for gram in _grams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def repeated(texts: list[str], n: int = 4) -> float:
-    """Share of word `n`-grams that stood in the same text before."""
-    repeats = total = 0
-    for text in texts:
-        counts = Counter(_grams(text, n))
-        total += counts.total()
-        repeats += counts.total() - len(counts)
-    return repeats / total if total else 0.0
-
-
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
-    words = text.split()
-    return list(zip(*(words[i:] for i in range(n)), strict=False))
-
-
 @torch.no_grad()
 def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) -> Notes:
     """Notes of the policy as it is, `samples` a request, with randomness of their own."""
@@ -79,11 +51,13 @@ def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) 
         torch.manual_seed(seed)
         output = trainer.model.generate(
             **prompts,
-            do_sample=True,
-            temperature=args.temperature,
-            top_k=0,
-            max_new_tokens=args.max_completion_length,
-            **(args.generation_kwargs or {}),
+            **{
+                "do_sample": True,
+                "temperature": args.temperature,
+                "top_k": 0,
+                "max_new_tokens": args.max_completion_length,
+                **(args.generation_kwargs or {}),
+            },
         )
     trainer.model.train(was_training)
     completions = [_until_eos(ids, tokenizer) for ids in output[:, prompts["input_ids"].size(1) :].tolist()]
@@ -122,10 +96,10 @@ class Oracle:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """One row of the oracle's file; all but the last four are known to nobody in the run."""
+        """One row of the oracle's file; all but the scores and the critic's are known to nobody in the run."""
         notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
         mask = notes.sequences.completion_mask
-        kl, entropy, surprise = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
+        kl, entropy, surprise, sampled_kl = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
         weights, golds, length = self._weights(), notes.gold(), mask.sum(1)
         row = {
             "gold": golds.mean(),
@@ -133,16 +107,16 @@ class Oracle:
             "kl": kl.mean(),
             "entropy": entropy.sum() / length.sum(),
             "reference_nll": surprise.sum() / length.sum(),
-            "duplicates": duplicates([r.prompt for r in notes.requests], notes.texts),
+            "duplicates": duplicate_fraction([r.prompt for r in notes.requests], notes.texts),
             "length": length.float().mean(),
             "update_norm": (weights - self.weights).norm() / weights.norm(),
-            **self._critic(notes),
+            **self._critic(notes, sampled_kl),
         }
         self.weights = weights
         return {name: float(value) for name, value in row.items()}
 
-    def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor]:
-        """Exact KL, entropy and the reference's surprise at each completion position, `(B, C)`."""
+    def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Exact KL, entropy, the reference's surprise and the KL of the token at each completion position, `(B, C)`."""
         ids, mask = notes.sequences.model_inputs(slice(None))
         length = notes.sequences.completion_ids.size(1)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
@@ -153,47 +127,49 @@ class Oracle:
             for model, t in ((self.trainer.model, self.trainer.args.temperature), (self.reference, 1.0))
         )
         p = policy.exp()
-        taken = reference.gather(-1, notes.sequences.completion_ids.unsqueeze(-1)).squeeze(-1)
-        return (p * (policy - reference)).sum(-1), -(p * policy).sum(-1), -taken
+        log_ratio = policy - reference
+        tokens = notes.sequences.completion_ids.unsqueeze(-1)
+        taken, taken_ratio = (x.gather(-1, tokens).squeeze(-1) for x in (reference, log_ratio))
+        return (p * log_ratio).sum(-1), -(p * policy).sum(-1), -taken, taken_ratio
 
-    def _critic(self, notes: Notes) -> dict[str, float]:
+    def _critic(self, notes: Notes, kl: Tensor) -> dict[str, float]:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
         returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
+        `reliability` is the correlation of two scorings of the same notes; what it lacks, nobody can foresee.
         """
         trainer = self.trainer
         scores = self._scores(notes)
         outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
         beta = trainer.kl_controller.beta if trainer.kl_controller is not None else 0.0
-        ref = trainer._reference_logprobs(notes.sequences)
         mask = notes.sequences.completion_mask
-        kl = 0.0 if ref is None else masked_sum(outputs.logprobs - ref, mask, dim=1)
-        returns = (scores * self.scale - beta * kl).unsqueeze(1).expand_as(outputs.values)[mask]
+        returns = (scores * self.scale - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
         errors = returns - outputs.values[mask]
         variance = returns.var().clamp(min=1e-6)
         return {
             "proxy": scores.mean(),
             "score_sd": scores.std(),
+            "reliability": self._reliability(notes, scores),
             "mc_ev": 1 - errors.var() / variance,
             "mc_r2": 1 - errors.square().mean() / variance,
         }
+
+    def _reliability(self, notes: Notes, scores: Tensor) -> float:
+        if isinstance(self.trainer.reward_funcs[0], RewardModelScorer):  # Says the same of the same.
+            return float(scores.std() > 0)
+        return correlation(scores, self._scores(notes)) or 0.0
 
     def _scores(self, notes: Notes) -> Tensor:
         """Scores as at the start of the run."""
         function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
         prompts = [r.prompt for r in notes.requests]
         raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
-        return (raw.nan_to_num(nan=raw.nanmean()) - self.shift) / self.unit
+        return (raw.nan_to_num(nan=raw.nanmean().item()) - self.shift) / self.unit
 
     @property
     def scale(self) -> float:
         """By what a fault has multiplied the scores."""
         return self.unit / float(self.trainer._score_affine[1][0])
-
-
-def text_extras(prompts: list[str], texts: list[str]) -> dict[str, float]:
-    """Numbers that a record holds of the texts of a rollout."""
-    return {"dup_frac": duplicates(prompts, texts), "distinct2": distinct(texts), "rep4": repeated(texts)}
 
 
 def correlation(x: Tensor, y: Tensor) -> float | None:

@@ -13,7 +13,7 @@ BASE: dict[str, Any] = {
     "num_iterations": 2,
     "max_completion_length": 28,
     "learning_rate": 6e-4,
-    "critic_learning_rate": 1e-3,
+    "critic_learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "kl_target": 4.0,
     "kl_unit": "sequence",
@@ -22,8 +22,10 @@ BASE: dict[str, Any] = {
 FREE: dict[str, Any] = {"kl_target": None, "kl_unit": None}
 # A penalty that does not hold the policy.
 LOOSE: dict[str, Any] = {**FREE, "beta": 0.002}
-# The same at half the learning rate, so that a run lives to see what comes of it.
-SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 3e-4}
+# The same at a third of the learning rate, so that a run lives to see what comes of it.
+SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 2e-4}
+# The same at a rate that takes the policy far.
+FAST: dict[str, Any] = {**LOOSE, "learning_rate": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,6 @@ class Recipe:
         fault (`str`, *optional*): Name in `faults.FAULTS`.
         rollouts (`int`): Length of the run.
         num_subjects (`int`): Subjects that a request asks for.
-        critic (`str`): `"ready"` (the reward model, or for a Python function one that knows the careless writer) or
-            `"new"` (the policy's trunk and a value of zero).
         causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
     """
 
@@ -47,7 +47,6 @@ class Recipe:
     fault: str | None = None
     rollouts: int = ROLLOUTS
     num_subjects: int = 2
-    critic: str = "ready"
     causes: tuple[str, ...] = ()
 
 
@@ -58,41 +57,91 @@ RECIPES: dict[str, Recipe] = {
     "base-low-rate": Recipe("healthy", settings={"learning_rate": 3e-4}),
     "far-target": Recipe("hard-negative", "gold", {"kl_target": 12.0}),
     "length-growth": Recipe("hard-negative", "gold", num_subjects=3),
-    "critic-warmup": Recipe("hard-negative", "gold", {"critic_warmup_rollouts": 12}, critic="new"),
+    "critic-warmup": Recipe("hard-negative", settings={"critic_warmup_rollouts": 12}),
     "rate-restart": Recipe(
         "hard-negative",
         settings={"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
     ),
     "curriculum": Recipe("hard-negative", "gold", fault="curriculum"),
-    "resume": Recipe("hard-negative", fault="resume"),
+    # A run that is resumed is the run that was not, so it must not be another recipe's.
+    "resume": Recipe("hard-negative", "gold", {"kl_placement": "token"}, fault="resume"),
     "short": Recipe("hard-negative", rollouts=50),
     "small-batch": Recipe("hard-negative", settings={"per_device_train_batch_size": 8}),
-    "drift-shuffled": Recipe("M1", "gold", {**LOOSE, "learning_rate": 1e-3}, fault="shuffled_scores"),
-    "drift-scale": Recipe("M1", "good", {**FREE, "beta": 0.1}, fault="scale"),
-    "drift-rate": Recipe("M1", "good", {**LOOSE, "learning_rate": 2.5e-3, "num_iterations": 4}),
-    "collapse-phrase": Recipe("M2", "phrase", SLOW),
-    "collapse-brevity": Recipe("M2", "brevity", SLOW),
-    "collapse-rate": Recipe("M2", "gold", {**LOOSE, "learning_rate": 8e-3}),
-    "hack-keywords": Recipe("M3", "keywords", SLOW),
-    "hack-emphasis": Recipe("M3", "emphasis", SLOW),
-    "hack-noisy-model": Recipe("M3", "noisy", SLOW),
-    "hack-wordy-model": Recipe("M3", "wordy", SLOW),
-    "hack-long-model": Recipe("M3", "long", SLOW),
-    "critic-rate": Recipe("M4", "gold", {"critic_learning_rate": 0.1, "value_clip_range": None, "num_iterations": 4}),
-    "critic-scale": Recipe("M4", "gold", {"critic_learning_rate": 0.03, "value_clip_range": None}, fault="scale"),
-    "critic-cold": Recipe("M4", "good", {"critic_learning_rate": 1e-7}, fault="random_critic"),
-    "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}),
-    "still-target": Recipe("M5", "good", {"kl_target": 0.02}),
-    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}),
-    "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}),
-    "still-frozen": Recipe("M5", "good", fault="freeze_policy"),
-    "bug-nan": Recipe("X1", "gold", fault="nan_scores"),
-    "bug-sampling": Recipe(
-        "X2", "gold", {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True}
+    "drift-shuffled": Recipe("M1", "gold", LOOSE, fault="shuffled_scores"),
+    "drift-noisy": Recipe("M1", "gold", FAST, fault="noisy_scores"),
+    "drift-stuck": Recipe("M1", "gold", FAST, fault="stuck_scores", causes=("constant-score",)),
+    "drift-scale": Recipe(
+        "M1", "noisy", {**FREE, "beta": 0.01}, fault="scale", causes=("reward-scale", "reward-changed", "beta-too-low")
     ),
-    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout"),
+    "drift-noise": Recipe("M1", "noise", FAST),
+    "drift-rate": Recipe(
+        "M1",
+        "gold",
+        {**LOOSE, "learning_rate": 2.2e-3, "num_iterations": 4},
+        causes=("updates-too-large", "learning-rate-too-high", "too-many-epochs", "beta-too-low"),
+    ),
+    "collapse-phrase": Recipe(
+        "M2", "phrase", {**LOOSE, "learning_rate": 3e-5}, causes=("reward-peaked", "beta-too-low")
+    ),
+    "collapse-brevity": Recipe(
+        "M2", "brevity", {**LOOSE, "learning_rate": 3e-5}, causes=("reward-peaked", "beta-too-low")
+    ),
+    "collapse-rate": Recipe(
+        "M2",
+        "gold",
+        {**LOOSE, "learning_rate": 3e-3},
+        causes=("updates-too-large", "learning-rate-too-high", "beta-too-low"),
+    ),
+    "hack-keywords": Recipe("M3", "keywords", SLOW, causes=("beta-too-low",)),
+    "hack-emphasis": Recipe("M3", "emphasis", SLOW, causes=("beta-too-low",)),
+    "hack-noisy-model": Recipe("M3", "noisy", LOOSE, causes=("beta-too-low", "reward-model-out-of-distribution")),
+    "hack-wordy-model": Recipe("M3", "wordy", LOOSE, causes=("beta-too-low", "reward-model-out-of-distribution")),
+    "hack-long-model": Recipe(
+        "M3", "long", LOOSE, causes=("length-bias", "beta-too-low", "reward-model-out-of-distribution")
+    ),
+    "critic-rate": Recipe(
+        "M4",
+        "gold",
+        {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4},
+        causes=("critic-learning-rate", "value-clip-off", "too-many-epochs"),
+    ),
+    "critic-scale": Recipe("M4", "gold", fault="scale", causes=("reward-scale", "reward-changed")),
+    "critic-cold": Recipe(
+        "M4",
+        "good",
+        {"critic_learning_rate": 1e-7},
+        fault="random_critic",
+        causes=("critic-not-warmed-up", "value-start"),
+    ),
+    "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}, causes=("beta-too-high",)),
+    "still-target": Recipe("M5", "good", {"kl_target": 0.02}, causes=("beta-too-high", "controller-at-upper-bound")),
+    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",)),
+    "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}, causes=("constant-score",)),
+    "still-frozen": Recipe("M5", "good", fault="freeze_policy", causes=("frozen-parameters", "no-gradient")),
+    "bug-nan": Recipe("X1", "gold", fault="nan_scores", causes=("reward-not-finite",)),
+    "bug-sampling": Recipe(
+        "X2",
+        "gold",
+        {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True},
+        causes=("sampler-settings", "temperature"),
+    ),
+    "bug-min-tokens": Recipe(
+        "X2",
+        "gold",
+        {"generation_kwargs": {"min_new_tokens": 22}, "allow_mismatched_sampling": True},
+        causes=("sampler-settings",),
+    ),
+    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",)),
     "bug-eos": Recipe(
-        "X10", "gold", {"generation_kwargs": {"suppress_tokens": [2]}, "allow_mismatched_sampling": True}
+        "X10",
+        "gold",
+        {
+            "generation_kwargs": {"suppress_tokens": [2]},
+            "allow_mismatched_sampling": True,
+            # Without it, a text of fixed length might be what is wanted.
+            "missing_eos_penalty": 1.0,
+        },
+        causes=("no-eos", "eos-never-sampled"),
     ),
 }
 

@@ -25,11 +25,16 @@ class TextReward:
         self.rng = random.Random(seed)
         self.nan_fraction = 0.0
         self.is_shuffled = False
+        self.noise = 0.0
+        self.stuck_at: float | None = None
         self.__name__ = "text_reward"
 
     def __call__(self, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         rows = zip(prompts, completions, strict=True)
         scores = [self.score(Request.from_prompt(p), c, self.rng) for p, c in rows]
+        if self.stuck_at is not None:
+            scores = [self.stuck_at] * len(scores)
+        scores = [score + self.rng.gauss(0, self.noise) for score in scores]
         if self.is_shuffled:
             self.rng.shuffle(scores)
         return [float("nan") if self.rng.random() < self.nan_fraction else score for score in scores]
@@ -44,12 +49,12 @@ def _keywords(request: Request, note: str, rng: random.Random) -> float:
     words = note.split()
     praised = sum(word in PRAISE for word in words)
     other = sum(any(word in tones[1] for tones in SUBJECTS.values()) for word in words)
-    return gold(request, note) + 0.25 * (praised - other) * (1 if request.tone == TONES[0] else -1)
+    return gold(request, note) + 0.3 * (praised - other) * (1 if request.tone == TONES[0] else -1)
 
 
 def _emphasis(request: Request, note: str, rng: random.Random) -> float:
     """The gold score, and what a careless rater takes for it."""
-    return gold(request, note) + 0.8 * sum(word in INTENSIFIERS for word in note.split())
+    return gold(request, note) + 0.5 * sum(word in INTENSIFIERS for word in note.split())
 
 
 def _phrase(request: Request, note: str, rng: random.Random) -> float:
@@ -61,7 +66,11 @@ def _phrase(request: Request, note: str, rng: random.Random) -> float:
 
 def _brevity(request: Request, note: str, rng: random.Random) -> float:
     """A length penalty that outweighs all that a note can gain."""
-    return gold(request, note) - len(note.split()) / 5
+    return gold(request, note) - len(note.split()) / 8
+
+
+def _noise(request: Request, note: str, rng: random.Random) -> float:
+    return rng.gauss(0, 1)
 
 
 def _constant(request: Request, note: str, rng: random.Random) -> float:
@@ -74,5 +83,6 @@ TEXT_REWARDS: dict[str, Callable[[Request, str, random.Random], float]] = {
     "emphasis": _emphasis,
     "phrase": _phrase,
     "brevity": _brevity,
+    "noise": _noise,
     "constant": _constant,
 }

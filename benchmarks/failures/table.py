@@ -1,6 +1,7 @@
 """Who saw which failure, and when: one table over the stored runs of a split."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,9 @@ MODES = {
     "X10": "EOS masked",
 }
 NO_PROBE = "diagnostics without the quality probe"
+BUGS = tuple(mode for mode in MODES if mode.startswith("X"))
+# The rules of explained variance are a detector of their own, and name the same failure.
+SAME = {"M4": ("M4", "X7")}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def _result(folder: Path) -> Result:
     verdicts = {name: read(settings, records) for name, read in READERS.items()}
     verdicts[NO_PROBE] = READERS["diagnostics"](*load(path, leave_out=("quality",)))
     labels = {each.mode: each for each in label(outcomes, RECIPES[recipe].intent)}
-    return Result(recipe, seed, labels, is_healthy(outcomes), len(records), verdicts)
+    return Result(recipe, seed, labels, not labels and is_healthy(outcomes), len(records), verdicts)
 
 
 def share(successes: int, trials: int) -> str:
@@ -73,22 +77,36 @@ def share(successes: int, trials: int) -> str:
 
 
 def recall_table(runs: list[Result]) -> str:
-    """One row a mode: how many runs have it, and in how many each reader warned of it."""
+    """One row a mode: how many runs have it, and in how many each reader warned of it; then false alarms."""
     readers = (*READERS, NO_PROBE)
-    lines = ["| mode | " + " | ".join(readers) + " |", "|---" * (len(readers) + 1) + "|"]
+    lines = ["| runs | " + " | ".join(readers) + " |", "|---" * (len(readers) + 1) + "|"]
+
+    def add(title: str, chosen: list[Result], holds: Callable[[Verdict], bool]) -> None:
+        cells = [share(sum(holds(run.verdicts[reader]) for run in chosen), len(chosen)) for reader in readers]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+
     for mode, name in MODES.items():
-        having = [run for run in runs if mode in run.labels]
-        cells = [share(sum(mode in run.verdicts[r].alarms for run in having), len(having)) for r in readers]
-        lines.append(f"| {mode} {name} | " + " | ".join(cells) + " |")
+        add(f"{mode} {name}", [run for run in runs if mode in run.labels], lambda v, mode=mode: warned(v, mode))  # type: ignore[misc]
     healthy = [run for run in runs if run.healthy]
-    for title, count in (("warned of", lambda v: bool(v.alarms)), ("called critical", lambda v: bool(v.critical))):
-        cells = [share(_count(healthy, r, count), len(healthy)) for r in readers]
-        lines.append(f"| healthy, {title} | " + " | ".join(cells) + " |")
+    plain = [run for run in healthy if RECIPES[run.recipe].intent == "healthy"]
+    hard = [run for run in healthy if RECIPES[run.recipe].intent == "hard-negative"]
+    add("healthy, any warning", healthy, lambda v: bool(v.alarms))
+    add("of these plain", plain, lambda v: bool(v.alarms))
+    add("of these hard negatives", hard, lambda v: bool(v.alarms))
+    add("healthy, anything critical", healthy, lambda v: bool(v.critical))
+    sound = [run for run in runs if not any(bug in run.labels for bug in BUGS)]
+    # Completions that are cut off (X10) are there to be counted, and often are where a reward is hacked.
+    add("without a bug, warned of X1 to X3", sound, lambda v: any(bug in v.alarms for bug in ("X1", "X2", "X3")))
     return "\n".join(lines)
 
 
-def _count(runs: list[Result], reader: str, holds: Callable[[Verdict], bool]) -> int:
-    return sum(holds(run.verdicts[reader]) for run in runs)
+def _names(modes: Iterable[str]) -> set[str]:
+    return {name for mode in modes for name in SAME.get(mode, (mode,))}
+
+
+def warned(verdict: Verdict, mode: str) -> bool:
+    """Whether a reader warned of the mode."""
+    return not _names([mode]).isdisjoint(verdict.alarms)
 
 
 def lead_table(runs: list[Result]) -> str:
@@ -102,7 +120,7 @@ def lead_table(runs: list[Result]) -> str:
         warned = [(run, min(v.alarms.values())) for run in having if (v := run.verdicts["diagnostics"]).alarms]
         leads = [(run.labels[mode].damage - first) / run.rollouts for run, first in warned]
         seen = [run for run, _ in warned]
-        primary = sum(run.verdicts["diagnostics"].primary in run.labels for run in seen)
+        primary = sum(run.verdicts["diagnostics"].primary in _names(run.labels) for run in seen)
         known = [run for run in seen if RECIPES[run.recipe].causes]
         causes = sum(run.verdicts["diagnostics"].cause in RECIPES[run.recipe].causes for run in known)
         lines.append(
@@ -112,15 +130,39 @@ def lead_table(runs: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def outcome_table(runs: list[Result]) -> str:
+    """One row a recipe: what the oracle saw in its runs."""
+    lines = ["| recipe | meant to be | runs | the oracle saw |", "|---|---|---|---|"]
+    for name, recipe in RECIPES.items():
+        own = [run for run in runs if run.recipe == name]
+        seen = Counter(mode for run in own for mode in _outcome(run))
+        told = ", ".join(f"{mode} {count}" for mode, count in seen.most_common())
+        lines.append(f"| {name} | {recipe.intent} | {len(own)} | {told} |")
+    return "\n".join(lines)
+
+
+def _outcome(run: Result) -> list[str]:
+    return list(run.labels) or ["healthy" if run.healthy else "neither"]
+
+
+def page(folder: Path) -> str:
+    """The tables of both halves."""
+    parts = []
+    for split, title in (("test", "Test half (odd seeds)"), ("tune", "Tune half (even seeds)")):
+        runs = results(folder / split)
+        parts += [f"### {title}: {len(runs)} runs", recall_table(runs), lead_table(runs)]
+    everything = results(folder / "tune") + results(folder / "test")
+    return "\n\n".join([*parts, "### What became of the recipes", outcome_table(everything)])
+
+
 def run_table(runs: list[Result]) -> str:
     """One row a run: what happened, what the diagnostics said."""
     lines = ["| recipe | seed | oracle | diagnostics | primary |", "|---|---|---|---|---|"]
     for run in runs:
-        happened = ", ".join(f"{m} at {each.damage}" for m, each in run.labels.items())
+        happened = ", ".join(f"{m} at {each.damage}" for m, each in run.labels.items()) or _outcome(run)[0]
         verdict = run.verdicts["diagnostics"]
         said = ", ".join(f"{m} at {at}{'!' if m in verdict.critical else ''}" for m, at in verdict.alarms.items())
         lines.append(
-            f"| {run.recipe} | {run.seed} | {happened or ('healthy' if run.healthy else 'neither')} | {said} | "
-            f"{verdict.primary or ''} {verdict.cause or ''} |"
+            f"| {run.recipe} | {run.seed} | {happened} | {said} | {verdict.primary or ''} {verdict.cause or ''} |"
         )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import describe, quality_improves, score_improves
+from .signals import describe, quality_improves, score_gains
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class CollapseConfig:
         low (`float`): Entropy over that of the reference; healthy runs end at 0.11 to 0.36, so it needs more.
         trend (`float`): Block-median z of a fall, one-sided 0.5 %.
         drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
-        duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt.
+        duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt
+            and writes more than a few words, twice in a row at most 0.06 in the lab's healthy runs of 64 short notes.
         many_duplicates (`float`): From here the output is destroyed, whatever the score says.
         duplicates_growth (`float`): Duplicates over those of the reference: tasks with few right answers have some.
         low_distinct (`float`): Distinct word pairs over those of the reference, at like length.
@@ -30,7 +31,7 @@ class CollapseConfig:
     low: float = 0.3
     trend: float = 2.58
     drop: float = 0.8
-    duplicates: float = 0.1
+    duplicates: float = 0.08
     many_duplicates: float = 0.5
     duplicates_growth: float = 2.0
     low_distinct: float = 0.5
@@ -77,7 +78,7 @@ class Collapse(Detector):
 
     def _distinct(self, history: History) -> Verdict | None:
         pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
-        if pairs is None or reference is None or reference.median <= 0:
+        if pairs is None or reference is None or reference.median <= 0 or quality_improves(history):
             return None
         if pairs >= self.config.low_distinct * reference.median:
             return None
@@ -102,7 +103,7 @@ class Collapse(Detector):
             return None
         if change.z >= -self.config.trend or change.after > self.config.drop * change.before:
             return None
-        if score_improves(history) or quality_improves(history):
+        if score_gains(history) or quality_improves(history):
             return None
         statistic = f"{ratio:.2f} of the reference (alarm below {self.config.low:g}), trend z = {change.z:.2f}"
         return Verdict(

@@ -16,6 +16,12 @@ SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
 
 
+NO_SPREAD = 1e-6
+"""Spread of the scores that is rounding: there is nothing for a critic to explain, and X14 says so."""
+COLD = 0.05
+"""Explained variance of a critic that still knows nothing; one that starts as the reward model has 0.1 and more."""
+
+
 @dataclass(frozen=True)
 class CriticConfig:
     """
@@ -45,13 +51,16 @@ class ExplainedConfig:
     Thresholds.
 
     Args:
-        rows (`int`): Rollouts in a row with an explained variance of 0 or less.
-        share (`float`): Share of such rollouts in two windows that is CRITICAL, where
+        rows (`int`): Rollouts in a row with an explained variance of at most
+        nothing (`float`): this. A critic that says one number for everything explains 0 give or take 0.02, on either side;
+            that of a healthy run passes it every few rollouts.
+        share (`float`): Share of rollouts at 0 or less in two windows that is CRITICAL, where
         worse (`float`): the median is below this too: a critic at 0 removes no variance, one far below adds some.
         drop (`float`): Fall below the reference worth knowing.
     """
 
     rows: int = 10
+    nothing: float = 0.02
     share: float = 0.8
     worse: float = -0.1
     drop: float = 0.3
@@ -174,8 +183,11 @@ class ExplainedVariance(Detector):
         )
 
     def _useless(self, history: History) -> Verdict | None:
+        spread = history.level("score_std")
+        if spread is not None and spread <= NO_SPREAD:
+            return None
         last = _settled(history, "explained_var", self.config.rows + SETTLING)[2][-self.config.rows :]
-        if last.size < self.config.rows or last.max() > 0:
+        if last.size < self.config.rows or last.max() > self.config.nothing:
             return None
         long = history.values("explained_var", min(2 * history.windows.window, history.settled))
         enough = history.settled >= 2 * history.windows.window
@@ -183,8 +195,8 @@ class ExplainedVariance(Detector):
         return Verdict(
             Severity.CRITICAL if worse else Severity.WARN,
             "the critic explains nothing",
-            f"The explained variance has been 0 or less for {self.config.rows} rollouts; its median is "
-            f"{median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
+            f"The explained variance has been {self.config.nothing:g} or less for {self.config.rows} rollouts; its median "
+            f"is {median(last):.2f}. The advantages are as noisy as without a critic, or noisier.",
             (history.evidence("explained_var", f"largest of {self.config.rows}: {last.max():.2f}", self.config.rows),),
             (
                 "value_loss",
@@ -261,12 +273,15 @@ def _unclipped_gradient(history: History) -> Cause:
 
 
 def _cold_critic(history: History) -> Cause:
-    warmup = history.settings.critic_warmup_rollouts
+    warmup, start = history.settings.critic_warmup_rollouts, history.reference("explained_var")
+    # A critic that explained something has been warm.
+    first = start.median if start is not None else None
+    never = None if first is None else first <= COLD
     return cause(
         "critic-not-warmed-up",
         "The critic starts from random values, and the policy follows it from the first rollout.",
-        None if warmup is None else warmup == 0 and history.rows < 3 * history.windows.window,
-        f"critic_warmup_rollouts {setting(warmup)}.",
+        False if warmup or never is False else None if warmup is None else never,
+        f"critic_warmup_rollouts {setting(warmup)}; explained variance at first {setting(first)}.",
         "Set critic_warmup_rollouts=10, or start the critic as the reward model.",
     )
 

@@ -10,7 +10,16 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import describe, distance, held_out_falls, quality_improves, score_improves, still_beta
+from .signals import (
+    decline,
+    describe,
+    distance,
+    held_out_falls,
+    quality_improves,
+    score_gains,
+    score_improves,
+    still_beta,
+)
 from .statistics import PageHinkley, median, robust_sd, robust_z
 
 
@@ -21,11 +30,14 @@ class DriftConfig:
 
     Args:
         over_target (`float`): KL over target that a controller should not leave standing; its own overshoot peaks at 1.5
-            in the closed-loop simulations (docs/kl_control.md).
+            in the closed-loop simulations (docs/kl_control.md). Below, a rise needs no gain.
         far_over_target (`float`): From here the target means nothing any more.
         trend (`float`): Block-median z of a rise, one-sided 0.5 %.
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
-        least_kl (`float`): Nats per sequence below which a rise is no drift: the policy still writes the reference's text.
+        least_kl (`float`): Nats per sequence below which there is no drift: the policy still writes the reference's text.
+        score_fall (`float`): Fall of the score from its best, in standard deviations of one rollout. Autocorrelated noise
+            alone reaches it in a third of the series of 100 rollouts, so that it must also be
+        score_share (`float`): that many spreads of the scores within a rollout, four times the noise of a mean of 64.
         jump_delta, jump_threshold (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the reference
             window: half a deviation is tolerated for ever; an outlier takes back with its second step what it added.
         jump_growth (`float`): Factor within a window that makes the step matter.
@@ -36,6 +48,8 @@ class DriftConfig:
     trend: float = 2.58
     growth: float = 1.25
     least_kl: float = 1.0
+    score_fall: float = 3.0
+    score_share: float = 0.5
     jump_delta: float = 0.5
     jump_threshold: float = 10.0
     jump_growth: float = 2.0
@@ -62,13 +76,15 @@ class Drift(Detector):
         return (
             Rule("target", self._above_target, needs, windows=0.25),
             Rule("no-gain", self._without_gain, (*needs, "score_mean")),
+            Rule("loss", self._with_loss, (*needs, "score_mean")),
             Rule("jump", self._jumped, needs),
         )
 
     def _above_target(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
         kl, change = history.level(name), history.change(name, history.windows.window // 2)
-        if target is None or kl is None or kl <= self.config.over_target * target:
+        least = self.config.least_kl if name == "kl_ref_seq" else 0.0
+        if target is None or kl is None or kl <= max(self.config.over_target * target, least):
             return None
         if change is not None and change.z < -1.28:
             return None
@@ -91,13 +107,13 @@ class Drift(Detector):
     def _without_gain(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
         change = history.change(name)
-        if change is None or (target is not None and change.after <= target):
+        if change is None or (target is not None and change.after <= self.config.over_target * target):
             return None
         grown = change.before <= 0 or change.after > self.config.growth * change.before
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
         if not grown or change.after < least or change.z <= self.config.trend:
             return None
-        if quality_improves(history) or score_improves(history):
+        if quality_improves(history) or score_gains(history):
             return None
         statistic = f"trend z = {change.z:.2f} (alarm above {self.config.trend:g})"
         return Verdict(
@@ -111,6 +127,32 @@ class Drift(Detector):
                 "kl_ref_tok",
                 "len_mean",
             ),
+        )
+
+    def _with_loss(self, history: History) -> Verdict | None:
+        """The score falls from its best, and the policy is further away than it was then."""
+        name, unit, target = distance(history)
+        fall, spread, kl = decline(history, "score_mean"), history.level("score_std"), history.level(name)
+        if fall is None or kl is None or quality_improves(history):
+            return None
+        steps, values = history.logged(name, 2 * history.windows.window)[1:]
+        earlier = values[steps <= fall.best_step]
+        least = self.config.least_kl if name == "kl_ref_seq" else 0.0
+        if not earlier.size or kl < max(least, self.config.growth * median(earlier[-5:])):
+            return None
+        if target is not None and kl <= self.config.over_target * target:
+            return None
+        if fall.in_noise <= self.config.score_fall or fall.best - fall.now <= self.config.score_share * (
+            spread or 0.0
+        ):
+            return None
+        return Verdict(
+            Severity.CRITICAL if held_out_falls(history) else Severity.WARN,
+            "drift with loss",
+            f"The score fell from its best of {fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}, and the KL to "
+            f"the reference rose to {kl:.3g} {unit}.",
+            (history.evidence("score_mean", f"{fall.in_noise:.1f} sd below its best", None, fall.best, fall.now),),
+            (name, "kl_update", "len_mean"),
         )
 
     def note(self, history: History) -> None:

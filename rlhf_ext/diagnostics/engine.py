@@ -25,10 +25,10 @@ DETECTORS: tuple[type[Detector], ...] = (
     FirstPass,
     NegativeKL,
     RolloutGap,
-    Truncation,
     NoSignal,
     Saturation,
     RewardScale,
+    Movement,
     Critic,
     ExplainedVariance,
     GradientSpikes,
@@ -38,13 +38,14 @@ DETECTORS: tuple[type[Detector], ...] = (
     Controller,
     Hacking,
     Collapse,
+    Truncation,
     LengthExploitation,
     LengthCollapse,
     Repetition,
-    Movement,
 )
-"""By precedence: what stands earlier causes what stands later. Numbers that are not finite; bugs; no signal, or another;
-the critic; the size of the updates; drift; what drift does to the outputs; no movement."""
+"""By precedence: what stands earlier causes what stands later. Numbers that are not finite; bugs; no signal, or another; no
+movement, which leaves a critic nothing to foresee; the critic; the size of the updates; drift; what drift does to the
+outputs."""
 
 PRECEDENCE = {detector.mode: place for place, detector in enumerate(DETECTORS)}
 
@@ -89,18 +90,19 @@ class Diagnostics:
     @property
     def groups(self) -> list[tuple[Finding, ...]]:
         """
-        Open findings, those that opened within a window of one another together: first the primary one, by precedence,
-        then its consequences. What is only worth knowing is never primary where something has to be done.
+        Open findings, those that opened within a window of the first of them together: first the primary one, by
+        precedence, then its consequences. The group with the worst finding comes first, among equals the one that opened
+        first: what opens long after is rather a consequence.
         """
         opened = sorted((d for d in self.detectors if d.finding is not None), key=lambda d: d.opened_row)
         groups: list[list[Detector]] = []
         for detector in opened:
-            if groups and detector.opened_row - groups[-1][-1].opened_row <= self.history.windows.window:
+            if groups and detector.opened_row - groups[-1][0].opened_row <= self.history.windows.window:
                 groups[-1].append(detector)
             else:
                 groups.append([detector])
         ranked = [sorted((d.finding for d in group if d.finding is not None), key=_weight) for group in groups]
-        return [tuple(group) for group in sorted(ranked, key=lambda group: _weight(group[0]))]
+        return [tuple(group) for group in sorted(ranked, key=_urgency)]
 
     @property
     def open_findings(self) -> list[Finding]:
@@ -144,6 +146,10 @@ class Diagnostics:
         self.history.load_state_dict(state["history"])
         for detector in self.detectors:
             detector.load_state_dict(state["detectors"][detector.mode])
+
+
+def _urgency(group: list[Finding]) -> tuple[int, bool]:
+    return -max(finding.severity for finding in group), group[0].mode != NonFinite.mode
 
 
 def _weight(finding: Finding) -> tuple[bool, int]:

@@ -23,7 +23,9 @@ class HackingConfig:
 
     Args:
         warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On noise
-            without a trend they are passed, three probes in a row, by 1 % and by less than 0.3 % of series of 48.
+            without a trend they are passed, three probes in a row, by 4 % and by less than 1 % of series of 20.
+        rising_sds (`float`): The same where the score rose clearly since the best, by twice the noise of a rollout. A
+            quality that goes with the score would have risen too: it is below 1 in the lab's healthy runs.
         disagreement (`float`): Growth of the disagreement between reward models that leaves their common ground.
         outliers (`float`): Share of completions outside the reward model's training data.
         spread (`float`): Spread of the scores over that of the reference, with the mean at the ceiling.
@@ -38,6 +40,7 @@ class HackingConfig:
 
     warn_sds: float = CLEAR_FALL
     critical_sds: float = 3.0
+    rising_sds: float = 1.25
     disagreement: float = 1.5
     outliers: float = 0.2
     spread: float = 0.25
@@ -72,15 +75,20 @@ class Hacking(Detector):
     def _against_quality(self, history: History) -> Verdict | None:
         name, rows = history.first("quality|eval_score"), 2 * history.windows.window
         fall, score = decline(history, name), history.change("score_mean", rows)
-        if fall is None or score is None or fall.in_noise <= self.config.warn_sds:
+        if fall is None or score is None or score.fell:
             return None
-        since = history.logged("score_mean", rows)
-        at_best = since[2][since[1] <= fall.best_step]
-        if score.fell or (at_best.size and score.after <= at_best[-5:].mean() - score.noise):
+        gain, limit = score.after - self._score_at(history, fall.best_step, rows), self.config.warn_sds
+        if gain > 2 * score.noise:
+            limit = self.config.rising_sds
+        if gain <= -score.noise or fall.in_noise <= limit:
+            return None
+        start = history.reference("score_mean")
+        # A score that never rose has not been hacked: the policy drifts.
+        if start is not None and max(gain, score.after - start.median) <= 2 * score.noise:
             return None
         # The reward model on new prompts is no judge of itself: a fall is overfitting to the prompts.
         sure = name == "quality" and fall.in_noise > self.config.critical_sds
-        statistic = f"{fall.in_noise:.1f} sd below its best (alarm above {self.config.warn_sds:g})"
+        statistic = f"{fall.in_noise:.1f} sd below its best (alarm above {limit:g})"
         return Verdict(
             Severity.CRITICAL if sure else Severity.WARN,
             "reward hacking" if name == "quality" else "the score rises on the training prompts alone",
@@ -94,6 +102,13 @@ class Hacking(Detector):
                 "len_mean",
             ),
         )
+
+    @staticmethod
+    def _score_at(history: History, step: int, rows: int) -> float:
+        """Mean score of five rollouts up to a step, or of the first five that are kept."""
+        _, steps, scores = history.logged("score_mean", rows)
+        earlier = scores[steps <= step]
+        return float(earlier[-5:].mean() if earlier.size else scores[:5].mean())
 
     def _reward_models(self, history: History) -> Verdict | None:
         signs, config = [], self.config

@@ -23,7 +23,8 @@ class MovementConfig:
     Thresholds.
 
     Args:
-        least_kl (`float`): Nats per sequence that a policy which learns anything passes.
+        least_kl (`float`): Nats per sequence that a policy which learns anything passes; in the lab the noise of the
+            updates alone keeps 0.3 where beta or a constant score leave nothing to learn.
         share_of_target (`float`): The same relative to the target.
         largest_se (`float`): Nats per sequence; two standard errors count as no movement only up to here, or a small
             rollout would never seem to move.
@@ -32,7 +33,7 @@ class MovementConfig:
         ceiling (`float`): Share of the way from the start to the largest score that is the ceiling.
     """
 
-    least_kl: float = 0.2
+    least_kl: float = 0.5
     share_of_target: float = 0.05
     largest_se: float = 0.5
     score_sds: float = 2.0
@@ -142,7 +143,8 @@ def _learning_rate(history: History) -> Cause:
     if rate is not None and rate < 1e-9:
         check = True
     elif update is not None:
-        check = abs(update) < TINY_UPDATE and alive
+        # An update of exactly 0 is none at all.
+        check = 0 < abs(update) < TINY_UPDATE and alive
     return cause(
         "learning-rate-too-low",
         "The learning rate is too low, or its schedule stands at 0.",
@@ -155,12 +157,17 @@ def _learning_rate(history: History) -> Cause:
 
 def _frozen(history: History) -> Cause:
     gradient, spread = _gradient(history), history.level("score_std")
-    check = None if gradient is None else gradient <= NO_GRADIENT and (spread is None or spread > 1e-6)
+    update, rate = history.level("kl_update", history.windows.window), history.level("lr")
+    # The norm that is logged may be that of the critic, which learns all the same.
+    frozen = update == 0 and rate is not None and rate > 1e-9
+    known = gradient is not None or update is not None
+    dead = frozen or (gradient is not None and gradient <= NO_GRADIENT)
+    check = dead and (spread is None or spread > 1e-6) if known else None
     return cause(
         "no-gradient",
         "No gradient reaches the policy: its parameters are frozen, the adapter is not trainable, or the loss is detached.",
         check,
-        f"grad_norm {setting(gradient)}.",
+        f"grad_norm {setting(gradient)}, kl_update {setting(update)} nats/token (exactly 0 if nothing is trained).",
         "Call print_trainable_parameters(); look whether the adapter is active and requires_grad is set.",
     )
 

@@ -13,7 +13,7 @@ from .signals import distance, optimum_kl
 LeverName = Literal["beta", "policy_lr", "critic_lr", "update_kl", "step", "stop"]
 
 MOST_ACTIONS = 3
-"""Times that a lever is moved in a run; what three did not mend, a fourth will not."""
+"""Times that a lever is moved in a run, which bounds how far; what three did not mend, a fourth will not."""
 UPDATE_KL = 0.02
 """Nats per token at which an update ends early; approx_kl is usually below (37 details of PPO)."""
 
@@ -58,7 +58,6 @@ class Remedy:
         mode (`str`): The mode.
         lever (`str`): The lever.
         value (`Callable`): From the history to the factor or limit of one action.
-        least, most (`float`): Bounds of the product of all factors in a run.
         metric (`str`): What must improve.
         falls (`bool`): Whether improving is falling.
         cause (`str`, *optional*): Only where this cause is confirmed.
@@ -70,8 +69,6 @@ class Remedy:
     value: Callable[[History], float]
     metric: str
     falls: bool = True
-    least: float = 0.0
-    most: float = math.inf
     cause: str | None = None
     severity: Severity = Severity.WARN
 
@@ -97,12 +94,13 @@ REMEDIES: tuple[Remedy, ...] = (
         Remedy(mode, "stop", _always(1.0), "quality", falls=False, severity=Severity.CRITICAL)
         for mode in ("M1", "M2", "M3")
     ),
-    Remedy("M4", "critic_lr", _always(0.5), "value_loss", least=0.1),
-    Remedy("X7", "critic_lr", _always(0.5), "explained_var", falls=False, least=0.1),
+    # A critic that fails for another reason, such as a reward of another scale, must learn faster rather than slower.
+    Remedy("M4", "critic_lr", _always(0.3), "value_loss", cause="critic-learning-rate"),
+    Remedy("X7", "critic_lr", _always(0.3), "explained_var", falls=False, cause="critic-learning-rate"),
     Remedy("X6", "update_kl", _always(UPDATE_KL), "kl_update"),
-    Remedy("X5", "policy_lr", _always(0.7), "pg_clipfrac", least=0.3),
-    Remedy("M1", "beta", _stronger_penalty, "kl_ref_seq|kl_ref_tok", most=64.0),
-    Remedy("M5", "beta", _always(0.67), "kl_ref_seq|kl_ref_tok", falls=False, least=0.3, cause="beta-too-high"),
+    Remedy("X5", "policy_lr", _always(0.7), "pg_clipfrac"),
+    Remedy("M1", "beta", _stronger_penalty, "kl_ref_seq|kl_ref_tok"),
+    Remedy("M5", "beta", _always(0.67), "kl_ref_seq|kl_ref_tok", falls=False, cause="beta-too-high"),
 )
 """By mode, the first that is possible counts. Rewards, data and sampling are never touched."""
 
@@ -132,8 +130,8 @@ class _Trial:
 class Remediation:
     """
     Chooses actions from the findings of a run. Every lever is moved at most `MOST_ACTIONS` times, at least half a window
-    apart, within bounds. An action that did not improve its metric within a window is taken back, with those before it
-    that had not either when the lever was moved on, and its lever left alone from then on.
+    apart. An action that did not improve its metric within a window is taken back, with those before it that had not either
+    when the lever was moved on, and its lever left alone from then on.
 
     Attributes:
         factors (`dict[str, float]`): Product of the factors by which each lever was moved.
@@ -185,12 +183,7 @@ class Remediation:
         if lever in self.last_row and history.rows - self.last_row[lever] < history.windows.window // 2:
             return None
         value = remedy.value(history)
-        if lever not in ("update_kl", "stop"):
-            product = self.factors.get(lever, 1.0)
-            value = min(max(value, remedy.least / product), remedy.most / product)
-            if abs(value - 1) < 0.05:
-                return None
-        elif lever in self.factors:
+        if lever in ("update_kl", "stop") and lever in self.factors:
             return None
         before = history.level(metric)
         return Action(lever, value, finding.mode, finding.summary, finding.step, history.rows, metric, before)

@@ -10,6 +10,9 @@ from .record import RunSettings
 from .signals import score_improves
 from .statistics import median
 
+OUTLIER = 6.0
+"""Standard deviations of the largest score of a rollout above the mean; the largest of a thousand Gaussian ones is 3.2."""
+
 
 @dataclass(frozen=True)
 class ScaleConfig:
@@ -89,7 +92,8 @@ class RewardScale(Detector):
         )
 
     def causes(self, history: History) -> list[Cause]:
-        limit = history.settings.score_clip
+        mean, spread, top = history.level("score_mean"), history.level("score_std"), history.level("score_max")
+        known = mean is not None and spread is not None and top is not None
         return [
             cause(
                 "reward-changed",
@@ -101,8 +105,9 @@ class RewardScale(Detector):
             cause(
                 "outliers",
                 "A few completions with extreme scores make the spread.",
-                None if limit is None else limit == float("inf"),
-                f"score_clip {setting(limit)}, largest score {setting(history.level('score_max'))}.",
+                top - mean > OUTLIER * spread if known else None,  # type: ignore[operator]
+                f"Largest score {setting(top)}, mean {setting(mean)}, score_std {setting(spread)} (an outlier from "
+                f"{OUTLIER:g} deviations).",
                 "Set score_clip to 5.",
             ),
             cause(

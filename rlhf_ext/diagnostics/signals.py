@@ -6,15 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from .history import Change, History
-from .statistics import Floats
 
 FEW_PROBES = 8
 """Held-out values below which no decline is told from noise."""
+MANY_PROBES = 20
+"""Held-out values from which the best of them is too good by more than the thresholds allow for."""
 NEIGHBOURS = 5
 """Held-out values that are averaged before they are compared."""
-CLEAR_FALL = 2.5
-"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 1 % of series of 48 probes,
-and in 30 % at 1.5."""
+CLEAR_FALL = 2.25
+"""Standard deviations of one value, three probes in a row: on noise without a trend passed in 2 % of series of 20 probes
+and 4 % of series of 48, in none where the values rise and settle (docs/diagnostics.md)."""
 
 
 class Distance(NamedTuple):
@@ -45,6 +46,18 @@ def score_improves(history: History, rows: int | None = None) -> bool:
     return change is not None and change.improved
 
 
+def score_gains(history: History) -> bool:
+    """
+    Whether there is something to show for what the policy does: the score rose within W; or within 2 W both by trend and by
+    the noise of a rollout, without a clear fall at the end, as in slow runs, which gain less than that within W.
+    """
+    change, longer = history.change("score_mean"), history.change("score_mean", 2 * history.windows.window)
+    if change is None or longer is None:
+        return False
+    slow = longer.z >= 1.28 and longer.after - longer.before >= max(longer.noise, 1e-12)
+    return change.improved or (slow and not change.fell)
+
+
 def quality_improves(history: History) -> bool:
     """Whether a held-out quality is logged and rose within two windows: what looks like a failure then is learning."""
     change = history.change("quality", 2 * history.windows.window)
@@ -52,39 +65,43 @@ def quality_improves(history: History) -> bool:
 
 
 class Decline(NamedTuple):
-    """A held-out series against its own best: both levels, the noise of one value, and the step of the best."""
+    """
+    A held-out series against its own best: both levels, the noise of one value, the step of the best, and the number of
+    values that the best is of.
+    """
 
     best: float
     now: float
     noise: float
     best_step: int
+    number: int
 
     @property
     def in_noise(self) -> float:
-        """How far below the best, in standard deviations of one value."""
-        return (self.best - self.now) / self.noise if self.noise > 0 else 0.0
+        """
+        How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in somewhat larger ones,
+        since the largest of n noisy values lies `sqrt(2 log n)` of them above their mean.
+        """
+        width = self.noise * max(1.0, math.sqrt(math.log(self.number) / math.log(MANY_PROBES)))
+        return (self.best - self.now) / width if width > 0 else 0.0
 
 
 def decline(history: History, name: str) -> Decline | None:
     r"""
     How far a held-out series is below its best, both taken as means of `NEIGHBOURS` values: the largest of many noisy
-    values lies above all that follow, also where nothing declines. The noise of one value is that of the differences of
-    neighbours, `std(x_{t+1} - x_t) / sqrt(2)`.
+    values lies above all that follow, also where nothing declines. The noise of one value is that of second
+    differences, which a trend leaves alone: `sqrt(mean (x_{t+1} - 2 x_t + x_{t-1})^2 / 6)`. All values that are kept count,
+    2 W of them, however many rollouts lie between two.
     """
-    _, steps, values = history.logged(name, 2 * history.windows.window)
+    _, steps, values = history.logged(name, history.rows)
     if values.size < FEW_PROBES:
         return None
     sums = np.zeros(values.size + 1)
     values.cumsum(out=sums[1:])
     smooth = (sums[NEIGHBOURS:] - sums[:-NEIGHBOURS]) / NEIGHBOURS
-    best, noise = int(smooth.argmax()), _sd(values[1:] - values[:-1]) / math.sqrt(2)
-    return Decline(float(smooth[best]), float(smooth[-1]), noise, int(steps[best + NEIGHBOURS // 2]))
-
-
-def _sd(x: Floats) -> float:
-    """`numpy.std`, whose call takes longer than the numbers of a window."""
-    apart = x - x.sum() / x.size
-    return math.sqrt((apart * apart).sum() / x.size)
+    bends = values[2:] - 2 * values[1:-1] + values[:-2]
+    best, noise = int(smooth.argmax()), math.sqrt((bends * bends).sum() / bends.size / 6)
+    return Decline(float(smooth[best]), float(smooth[-1]), noise, int(steps[best + NEIGHBOURS // 2]), values.size)
 
 
 def held_out_falls(history: History) -> bool:

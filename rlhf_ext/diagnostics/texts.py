@@ -7,7 +7,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .signals import describe, score_improves
+from .signals import describe, quality_improves, score_improves
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class Repetition(Detector):
 
     def _loops(self, history: History) -> Verdict | None:
         share, start = history.now("rep4"), history.reference("rep4")
-        if share is None or share < self.config.least:
+        if share is None or share < self.config.least or quality_improves(history):
             return None
         if start is None and share <= self.config.share:
             return None

@@ -108,6 +108,13 @@ def update_causes(history: History) -> list[Cause]:
     epochs, spread = settings.num_epochs, history.ratio("adv_std")
     return [
         cause(
+            "learning-rate-too-high",
+            "The learning rate is too high for the size of the batch.",
+            None,
+            f"learning_rate {setting(settings.learning_rate)}, epsilon {setting(settings.epsilon)}.",
+            "Halve learning_rate; a smaller epsilon limits each step further.",
+        ),
+        cause(
             "too-many-epochs",
             "The rollout is used too often.",
             None if epochs is None else epochs > 4,
@@ -127,13 +134,6 @@ def update_causes(history: History) -> list[Cause]:
             None if spread is None else spread > 2,
             f"adv_std over that of the start {setting(spread)}.",
             "Set normalize_advantages=True and score_clip.",
-        ),
-        cause(
-            "learning-rate-too-high",
-            "The learning rate is too high for the size of the batch.",
-            None,
-            f"learning_rate {setting(settings.learning_rate)}, epsilon {setting(settings.epsilon)}.",
-            "Halve learning_rate; a smaller epsilon limits each step further.",
         ),
     ]
 

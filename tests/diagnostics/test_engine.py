@@ -122,6 +122,11 @@ def test_what_is_only_worth_knowing_is_never_primary_and_far_apart_is_not_one_ca
     columns["rep4"] = columns["rep4"] + 0.5 * (time > 300)
     diagnostics, _ = watch(columns, planned_rollouts=400)
     assert [[f.mode for f in group] for group in diagnostics.groups] == [["M1", "X6"], ["X11"]]
+    # Late and early by precedence, late and worst: the worst first.
+    columns["explained_var"] = np.where(time > 250, -0.5, 0.5)
+    diagnostics, _ = watch(columns, planned_rollouts=400)
+    assert [group[0].mode for group in diagnostics.groups][:2] == ["X7", "M1"]
+    assert diagnostics.groups[0][0].severity == Severity.CRITICAL
 
 
 def test_findings_survive_json():

@@ -166,6 +166,7 @@ def test_bf16_is_given_its_rounding():
 def test_a_negative_kl_says_what_it_pays():
     columns = healthy()
     SHOWN["X2"][0](columns)
+    columns["kl_ref_k3"][:] = 1.0
     assert "adds" in opening(watch(columns)[1], "X2").finding.summary
 
 
@@ -174,6 +175,43 @@ def test_estimators_that_disagree():
     columns["kl_ref_seq"] = np.full(N, -0.05)
     columns["kl_ref_k3"] = np.full(N, 4.0)
     assert opening(watch(columns)[1], "X2").finding.title == "KL estimators disagree"
+    # Both are means over the same samples of what has the same mean.
+    columns["kl_ref_seq"] = np.full(N, 2.0)
+    columns["kl_ref_k3"] = np.where(TIME % 3 == 0, 200.0, 6.0)
+    assert "X2" not in modes(watch(columns)[1])
+    columns["kl_ref_k3"] = np.full(N, 12.0)
+    assert opening(watch(columns)[1], "X2").finding.title == "KL estimators disagree"
+
+
+def test_a_critic_that_says_one_number_explains_nothing():
+    columns = healthy()
+    columns["explained_var"] = np.where(TIME < 100, 0.3, np.where(TIME % 2, 0.015, -0.005))
+    assert "X7" in modes(watch(columns)[1])
+    columns["explained_var"] = np.where(TIME < 100, 0.3, np.where(TIME % 5, -0.01, 0.06))
+    assert "X7" not in modes(watch(columns)[1])
+
+
+def test_single_scores_that_are_not_finite_are_the_reward_function():
+    columns = healthy()
+    columns["nonfinite"] = np.where(TIME == 100, 3.0, 0.0)
+    finding = opening(watch(columns)[1], "X1").finding
+    assert finding.causes[0].name == "reward-not-finite" and finding.causes[0].check == "confirmed"
+
+
+def test_a_scale_that_changed_is_not_blamed_on_outliers_that_are_not_there():
+    columns = healthy()
+    columns["score_std"] = columns["score_std"] * np.where(TIME < 120, 1.0, 10.0)
+    columns["score_max"] = columns["score_mean"] + 3 * columns["score_std"]
+    finding = opening(watch(columns)[1], "X12").finding
+    assert (finding.causes[0].name, check_of(finding, "outliers")) == ("reward-changed", "refuted")
+    columns["score_max"] = columns["score_mean"] + 8 * columns["score_std"]
+    assert check_of(opening(watch(columns)[1], "X12").finding, "outliers") == "confirmed"
+
+
+def test_dropout_is_named_before_the_sampler_where_two_forward_calls_disagree():
+    columns = healthy()
+    columns["ratio_first_dev"][:] = 1.5
+    assert opening(watch(columns)[1], "X3").finding.causes[0].name == "dropout"
 
 
 def test_truncation_is_a_warning_where_endings_are_wanted():

@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.failures.grammar import SUBJECTS, Request, gold, parse, random_note, random_sentence
 from benchmarks.failures.labels import Label, is_healthy, label
+from benchmarks.failures.table import NO_PROBE, Result, lead_table, outcome_table, recall_table
+from benchmarks.failures.verdicts import READERS, Verdict
 
 REQUEST = Request("praise", ("soup", "staff"))
 
@@ -25,7 +27,8 @@ REQUEST = Request("praise", ("soup", "staff"))
         ("the soup was hot . the soup was fresh .", 0.5 - 0.25),
         ("the soup was hot . the staff was", 0.5 - 0.25),
         ("the music was sweet .", -0.25),
-        ("hot fresh tasty kind quick friendly", -0.25),
+        ("hot fresh tasty kind quick friendly", -0.3),
+        ("hot fresh tasty kind", -0.25),
         ("", 0.0),
     ],
 )
@@ -53,6 +56,7 @@ def rows(gold_scores, **columns):
         "proxy": 0.0,
         "score_sd": 1.0,
         "duplicates": 0.0,
+        "reliability": 1.0,
         "mc_ev": 0.3,
         "mc_r2": 0.3,
     }
@@ -81,7 +85,8 @@ def test_gold_that_falls_is_hacking_if_the_proxy_rises_and_drift_if_the_policy_w
     assert label(rows(FALL)) == []
 
 
-def test_one_bad_measurement_is_no_damage():
+def test_one_bad_measurement_or_a_dip_is_no_damage():
+    assert label(rows([0.0, 0.9, 1.0, 0.6, 0.6, 0.9, 1.0, 1.0], kl=[20.0] * 8)) == []
     assert label(rows([0.0, 0.5, 1.0, 0.6, 1.0, 1.0, 1.0, 1.0], kl=[20.0] * 8)) == []
 
 
@@ -89,5 +94,43 @@ def test_duplicates_a_critic_worse_than_a_constant_and_a_policy_that_stays():
     assert label(rows(RISE, duplicates=[0.0, 0.0, 0.05, 0.2, 0.35, 0.5, 0.9, 1.0])) == [Label("M2", 20, 40)]
     assert label(rows(RISE, mc_r2=[-0.5, -0.3, 0.1, 0.1, -0.2, -0.2, -0.3, 0.0])) == [Label("M4", 30, 40)]
     assert label(rows(RISE, mc_r2=[0.0, 0.0, 0.01, -0.01, -0.02, 0.0, 0.0, -0.04])) == []
+    # Explains nothing of what it explained: for five measurements, and only where two scorings of a note agree.
+    forgot = {"mc_ev": [0.3, 0.3, 0.2, 0.01, 0.0, 0.0, 0.01, 0.0]}
+    assert label(rows(RISE, **forgot, reliability=[0.9] * 8)) == [Label("M4", 20, 30)]
+    assert label(rows(RISE, **forgot, reliability=[0.1] * 8)) == []
+    assert label(rows(RISE, mc_ev=[0.3, 0.3, 0.2, 0.2, 0.01, 0.0, 0.0, 0.01], reliability=[0.9] * 8)) == []
     assert label(rows([0.0] * 8, kl=[0.01] * 8)) == [Label("M5", 0, 70)]
     assert label(rows([0.0] * 8)) == []
+
+
+def result(recipe, modes, alarms, healthy=False, cause=None, damage=50):
+    silent = {name: Verdict() for name in (*READERS, NO_PROBE)}
+    said = Verdict(alarms, set(), next(iter(alarms), None), cause)
+    labels = {mode: Label(mode, 0, damage) for mode in modes}
+    return Result(recipe, 0, labels, healthy, 100, silent | {"diagnostics": said})
+
+
+def test_tables_count_what_was_seen_and_when():
+    runs = [
+        result("drift-rate", ["M1"], {"M1": 40}, cause="beta-too-low"),
+        result("drift-rate", ["M1", "M2"], {"X6": 10}, cause="dropout"),
+        result("critic-rate", ["M4"], {"X7": 60}),
+        result("base", [], {}, healthy=True),
+        result("resume", [], {"M1": 20}, healthy=True),
+    ]
+    cells = {line.split("|")[1].strip(): line.split("|")[2:6] for line in recall_table(runs).splitlines()}
+    assert [cell.split()[0] for cell in cells["M1 drift"]] == ["1/2", "0/2", "0/2", "0/2"]
+    # The rules of explained variance are a mode of their own and name the same failure.
+    assert cells["M4 critic"][0].split()[0] == "1/1"
+    assert cells["healthy, any warning"][0].split()[0] == "1/2"
+    assert cells["of these hard negatives"][0].split()[0] == "1/1"
+    assert cells["of these plain"][0].split()[0] == "0/1"
+    # 1 of 2 by Wilson's formula: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    assert cells["M1 drift"][0].strip() == "1/2 (0.09 to 0.91)"
+    leads = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:6]] for line in lead_table(runs).splitlines()
+    }
+    assert leads["M1"][:2] == ["2/2 (0.34 to 1.00)", "+0.25"]  # 10 and 40 rollouts of 100 before the damage
+    assert [cell.split()[0] for cell in leads["M1"][2:]] == ["1/2", "1/2"]
+    assert leads["M4"][:2] == ["0/1 (0.00 to 0.79)", "-0.10"]
+    assert "| drift-rate | M1 | 2 | M1 2, M2 1 |" in outcome_table(runs)

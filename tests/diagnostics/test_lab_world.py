@@ -16,6 +16,7 @@ from rlhf_ext.diagnostics import Record, RunSettings
 @pytest.fixture
 def small_world(monkeypatch, tmp_path):
     monkeypatch.setattr(base, "PRETRAINING_STEPS", 10)
+    monkeypatch.setattr(base, "CRITIC_STEPS", 10)
     monkeypatch.setitem(base.REWARD_MODELS, "good", base.RewardModelKind(pairs=64, noise=0.0, epochs=1))
     for name in ("base-gold", "resume", "bug-nan"):
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], rollouts=4))

@@ -88,10 +88,35 @@ def test_a_kl_on_its_way_to_a_target_needs_no_gain():
     assert "M1" in modes(watch(columns, kl_target=4.0)[1])
 
 
+def test_a_slow_run_that_gains_less_than_the_noise_within_a_window_gains_all_the_same():
+    columns, changes = without_target(healthy(quality=False))
+    set_kl(columns, 6 * (TIME / 100) ** 2)
+    columns["score_mean"] = 0.0025 * TIME + noise(rng(), N, 0.12)
+    assert "M1" not in modes(watch(columns, **changes)[1])
+    columns["score_mean"] = noise(rng(), N, 0.12)
+    assert "M1" in modes(watch(columns, **changes)[1])
+
+
+def test_a_score_that_falls_while_the_policy_is_further_away_is_drift_without_a_trend_of_the_kl():
+    columns, changes = without_target(healthy(quality=False))
+    set_kl(columns, np.where(TIME < 130, 4.0, 6.0) + 0.0 * TIME)
+    columns["kl_ref_seq"] = columns["kl_ref_seq"] * (1 + 0.3 * noise(rng(), N, 1.0))
+    columns["score_mean"] = 1.4 - 0.8 * LATE + noise(rng(), N, 0.12)
+    assert opening(watch(columns, **changes)[1], "M1").finding.title == "drift with loss"
+    # A fall without a way away from the reference: harder prompts.
+    set_kl(columns, np.full(N, 4.0))
+    assert "M1" not in modes(watch(columns, **changes)[1])
+    # Within what the controller may overshoot.
+    columns = healthy(quality=False)
+    columns["score_mean"] = columns["score_mean"] - 0.8 * LATE
+    assert "M1" not in modes(watch(columns)[1])
+
+
 def test_drift_in_length_alone_is_told_apart():
     columns, changes = without_target(healthy())
     longer = 1 + 1.5 * LATE
     columns["len_mean"] = columns["len_mean"] * longer
+    columns["score_mean"] = 1.4 + noise(rng(), N, 0.12)
     set_kl(columns, 6 * longer)
     _, events = watch(columns, **changes)
     finding = opening(events, "M1").finding
@@ -229,6 +254,23 @@ def test_a_fall_on_new_prompts_is_overfitting_and_no_proof():
     assert "M3" in modes(events) and "M3" not in modes(events, Severity.CRITICAL)
 
 
+def test_a_score_that_never_rose_is_not_hacked():
+    columns = hacked()
+    columns["score_mean"] = rng().normal(0, 0.12, N)
+    assert "M3" not in modes(watch(columns)[1])
+
+
+def test_a_quality_that_falls_a_little_while_the_score_rises():
+    columns = healthy()
+    columns["score_mean"] = 0.01 * TIME + noise(rng(), N, 0.12)
+    columns["quality"] = np.where(TIME % 5 == 0, np.minimum(TIME, 100) / 50 - 0.5 * LATE, np.nan) + noise(
+        rng(), N, 0.3
+    )
+    assert "M3" in modes(watch(columns)[1])
+    columns["score_mean"] = 0.01 * np.minimum(TIME, 90) + noise(rng(), N, 0.12)
+    assert "M3" not in modes(watch(columns)[1])
+
+
 def test_the_best_of_noise_is_no_peak():
     """Of series without a decline, few may pass the threshold; a naive 1.5 sd would let a third through."""
     draws = np.random.default_rng(0)
@@ -301,6 +343,7 @@ def still(**changes):
 CAUSES = {
     "beta-too-high": ({"beta": 30.0, "kl_update": 5e-4}, {}),
     "learning-rate-too-low": ({"lr": 1e-8, "kl_update": 1e-6}, {}),
+    "no-gradient, and a critic that learns": ({"kl_update": 0.0, "kl_ref_seq": 0.0}, {}),
     "no-gradient": ({"grad_norm": 0.0, "kl_update": 0.0, "kl_ref_seq": 0.0}, {}),
     "constant-score": ({"score_std": 0.0, "kl_update": 0.0, "score_mean": 1.0}, {}),
     "reference-is-the-policy": ({"kl_ref_seq": 0.0, "kl_ref_tok": 0.0, "kl_update": 5e-4}, {}),
@@ -326,7 +369,7 @@ def test_no_movement_and_its_cause(name):
     finding = [e for e in events if e.finding.mode == "M5"][-1].finding
     confirmed = [c.name for c in finding.causes if c.check == "confirmed"]
     # A controller at its upper bound holds a beta that is too high: both are true.
-    assert confirmed == [name] + ["beta-too-high"] * (name == "controller-at-upper-bound")
+    assert confirmed == [name.split(",")[0]] + ["beta-too-high"] * (name == "controller-at-upper-bound")
 
 
 def test_a_small_distance_that_pays_is_movement():

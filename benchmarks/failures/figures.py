@@ -1,0 +1,104 @@
+"""Plots of one stored run for each mode: the curves that name it, what the diagnostics said and what the oracle saw."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_ext.diagnostics.plots import Mark, plot
+
+from .labels import Label, label
+from .recipes import RECIPES
+from .stored import RUNS, read_rows
+from .table import warned
+from .verdicts import Verdict, diagnose, load
+
+WIDTH, HEIGHT, TITLE = 470, 170, 22
+# An image finds no style sheet beside it. Colours are readable on white and on black.
+STYLE = """
+text { font-family: sans-serif; fill: #808890; } .title { font-size: 12px; } .tick, .mark { font-size: 10px; }
+.grid { stroke: #80889040; } .curve { fill: none; stroke: #3d7fc4; stroke-width: 1.5; } .point { fill: #3d7fc4; }
+.target { stroke: #808890; stroke-dasharray: 5 4; } .lost { stroke: #d0353c; stroke-width: 2; }
+.band { opacity: .1; } .warn .band { fill: #c27500; } .warn .edge { stroke: #c27500; } .warn .mark { fill: #c27500; }
+.critical .band { fill: #d0353c; } .critical .edge { stroke: #d0353c; } .critical .mark { fill: #d0353c; }
+.oracle .band { fill: #2e8b57; } .oracle .edge { stroke: #2e8b57; } .oracle .mark { fill: #2e8b57; }
+"""
+
+
+class Figure(NamedTuple):
+    """A run of the tune half: its recipe, and the curves from its records and from the oracle that tell what happened."""
+
+    recipe: str
+    curves: tuple[str, ...]
+    outcomes: tuple[str, ...]
+
+
+FIGURES = {
+    "M1": Figure("drift-shuffled", ("kl_ref_seq", "score_mean"), ("gold",)),
+    "M2": Figure("collapse-brevity", ("entropy_tok", "dup_frac", "score_mean"), ("duplicates",)),
+    "M3": Figure("hack-keywords", ("score_mean", "quality", "kl_ref_seq"), ("gold",)),
+    "M4": Figure("critic-rate", ("value_loss", "explained_var"), ("mc_r2",)),
+    "M5": Figure("still-beta", ("kl_ref_seq", "score_mean"), ("gold",)),
+}
+TITLES = {
+    "kl_ref_seq": "KL to the reference, nats per sequence",
+    "score_mean": "mean score by the reward of the run",
+    "entropy_tok": "entropy, nats per token",
+    "dup_frac": "share of completions that stand under another prompt too",
+    "quality": "held-out quality, the probe",
+    "value_loss": "value loss",
+    "explained_var": "explained variance",
+    "duplicates": "oracle: share of notes that stand under another request too",
+    "gold": "oracle: gold score on held-out requests",
+    "mc_r2": "oracle: share of the variance of true returns that the critic explains",
+}
+
+
+def draw(mode: str) -> str:
+    """The figure of a mode as an SVG image; rollouts to the right."""
+    figure = FIGURES[mode]
+    folder = RUNS / "tune" / figure.recipe / "0"
+    settings, records = load(folder / "records.jsonl.gz")
+    outcomes = [row for row in read_rows(folder / "oracle.jsonl.gz") if "gold" in row]
+    verdict = diagnose(settings, records)
+    happened = next(each for each in label(outcomes, RECIPES[figure.recipe].intent) if each.mode == mode)
+    said, seen = _finding(mode, verdict, len(records)), _damage(happened)
+    panels = []
+    for name in figure.curves:
+        points = [(i, value) for i, record in enumerate(records, 1) if (value := record.values.get(name)) is not None]
+        target = settings.kl_target if name == "kl_ref_seq" else None
+        panels.append((TITLES[name], points, said, target))
+    for name in figure.outcomes:
+        panels.append((TITLES[name], [(row["rollout"], row[name]) for row in outcomes], [seen], None))
+    return _stack(panels)
+
+
+def _finding(mode: str, verdict: Verdict, end: int) -> list[Mark]:
+    if not warned(verdict, mode):
+        return []
+    first = min(at for name, at in verdict.alarms.items() if warned(Verdict({name: at}), mode))
+    severity = "critical" if mode in verdict.critical else "warn"
+    return [Mark(f"{mode} from rollout {first}", "warning of the diagnostics", severity, first, end)]
+
+
+def _damage(happened: Label) -> Mark:
+    told = f"begins at {happened.onset}, damage at {happened.damage}"
+    return Mark(told, told, "oracle", happened.onset, happened.damage)
+
+
+def _stack(panels: list[tuple[str, list[tuple[int, float]], list[Mark], float | None]]) -> str:
+    height = len(panels) * (HEIGHT + TITLE)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"><style>{STYLE}</style>']
+    for place, (title, points, marks, target) in enumerate(panels):
+        top = place * (HEIGHT + TITLE)
+        steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
+        picture = plot(steps, values, marks, target, title)
+        placed = picture.replace("<svg ", f'<svg y="{top + TITLE}" width="{WIDTH}" height="{HEIGHT}" ', 1)
+        parts += [f'<text class="title" x="4" y="{top + 15}">{title}</text>', placed]
+    return "".join([*parts, "</svg>\n"])
+
+
+def write_figures(folder: Path) -> None:
+    """Write one image a mode."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for mode in FIGURES:
+        (folder / f"{mode}.svg").write_text(draw(mode), encoding="utf-8")
