@@ -66,6 +66,7 @@ class DiagnosticsCallback(TrainerCallback):
         self.remediation = Remediation()
         self.diagnostics: Diagnostics | None = None
         self._rollouts: LiveRollouts | None = None
+        self._start: Callable[[], tuple[Diagnostics, LiveRollouts]]
         self._journal = ""
 
     # ---- Events of the trainer --------------------------------------------------------------------------------------
@@ -80,8 +81,8 @@ class DiagnosticsCallback(TrainerCallback):
         updates = updates_per_rollout(args)
         planned = state.max_steps // max(updates, state.logging_steps)
         settings = live_settings(args, planned, str(kwargs["model"].dtype).removeprefix("torch."))
-        self.diagnostics = Diagnostics(settings)
-        self._rollouts = LiveRollouts(updates, state.logging_steps)
+        self._start = lambda: (Diagnostics(settings), LiveRollouts(updates, state.logging_steps))
+        self.diagnostics, self._rollouts = self._start()
         self._journal = os.path.join(args.output_dir, JOURNAL_FILE)
         os.makedirs(args.output_dir, exist_ok=True)
         self._write(settings_line(settings))
@@ -197,19 +198,25 @@ class DiagnosticsCallback(TrainerCallback):
         save_json(state, os.path.join(folder, STATE_FILE))
 
     def restore(self, folder: str) -> None:
-        """Continue from the state in a checkpoint; one without it, such as of a run without diagnostics, starts anew."""
+        """
+        Continue from the state in a checkpoint, on the main process; without one, such as after a run without diagnostics,
+        they start anew.
+        """
+        if self.diagnostics is None:
+            return
+        self.remediation = Remediation()
+        self.diagnostics, self._rollouts = self._start()
         path = os.path.join(folder, STATE_FILE)
         if not os.path.isfile(path):
             return
         state = read_json(path)
-        self.remediation.load_state_dict(state["remediation"])
-        if self.diagnostics is None or self._rollouts is None:
-            return
-        self._rollouts.load_state_dict(state["rollouts"])
         try:
             self.diagnostics.load_state_dict(state["diagnostics"])
         except ValueError as error:
             logger.warning(f"The diagnostics start anew, at step {state['diagnostics']['history']['step']}: {error}")
+            return
+        self._rollouts.load_state_dict(state["rollouts"])
+        self.remediation.load_state_dict(state["remediation"])
 
     def _write(self, *lines: str) -> None:
         with open(self._journal, "a", encoding="utf-8") as file:
@@ -255,8 +262,13 @@ def announce(event: Event, report_to: list[str]) -> None:
     logger.log(
         level_of(finding.severity), f"{finding.severity.name} {title} ({event.kind} at step {event.step}). {text}"
     )
-    if finding.severity >= Severity.WARN:
+    if finding.severity < Severity.WARN:
+        return
+    try:
         send_alert(report_to, title, text, is_critical=finding.severity == Severity.CRITICAL)
+    except Exception:
+        # Whatever a tracker raises when its server does not answer.
+        logger.exception("The alert could not be sent.")
 
 
 def level_of(severity: Severity) -> int:

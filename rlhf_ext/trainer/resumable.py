@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import Sampler
@@ -230,8 +231,8 @@ class ResumableTrainer(RoleTrainer):
         self.kl_controller = restored_controller(self.args, self._num_rollouts(), folder)
         if self.diagnostics is not None:
             self.diagnostics.restore(folder)
-            if self.args.diagnostics == "act":
-                self.update_kl_limit = self.diagnostics.remediation.update_kl
+            # The main process alone has the state, and every process the limit.
+            (self.update_kl_limit,) = broadcast_object_list([self.diagnostics.remediation.update_kl])
         self._restore_sampler()
 
     def _restore_sampler(self) -> None:

@@ -251,3 +251,13 @@ def test_updates_of_a_rollout(steps_per_generation, epochs, accumulation, expect
         steps_per_generation=steps_per_generation, num_iterations=epochs, gradient_accumulation_steps=accumulation
     )
     assert updates_per_rollout(args) == expected
+
+
+def test_a_tracker_that_does_not_answer_costs_the_alert_alone(monkeypatch, caplog):
+    def alert(**_):
+        raise OSError("no route to host")
+
+    tracker = SimpleNamespace(AlertLevel=SimpleNamespace(WARN="WARN", ERROR="ERROR"), alert=alert)
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    announce(Event("opened", 8, Finding("M1", "drift", Severity.WARN, 8, "KL rose.")), ["wandb"])
+    assert any("could not be sent" in record.message and record.exc_info for record in caplog.records)
