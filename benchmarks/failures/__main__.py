@@ -5,6 +5,8 @@ python -m benchmarks.failures labels                      # what the oracle says
 python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
 python -m benchmarks.failures table --write docs/lab.md   # the tables of both halves, between the markers of that page
 python -m benchmarks.failures plots --output docs/failures # the images of the pages on each mode
+python -m benchmarks.failures run --split test --act       # drifted, critic's and healthy runs again, with diagnostics="act"
+python -m benchmarks.failures act --write docs/lab.md     # what acting saved and cost
 python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
 """
 
@@ -16,6 +18,7 @@ from .replay import write_verdicts
 from .stored import RUNS, read_rows
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
+ACT_START, ACT_END = "<!-- acting: start -->", "<!-- acting: end -->"
 
 
 def make_runs(arguments: argparse.Namespace) -> None:
@@ -43,9 +46,7 @@ def print_table(arguments: argparse.Namespace) -> None:
     from .table import lead_table, page, recall_table, results, run_table
 
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        head, tail = text.split(START)[0], text.split(END)[1]
-        arguments.write.write_text(f"{head}{START}\n{page(RUNS)}\n{END}{tail}", encoding="utf-8")
+        _put(arguments.write, START, END, page(RUNS))
         return
     runs = results(RUNS / arguments.split)
     tables = [recall_table(runs), lead_table(runs), *([run_table(runs)] if arguments.runs else [])]
@@ -64,7 +65,18 @@ def print_acting(arguments: argparse.Namespace) -> None:
     from .acting import act_runs_table, act_table, pairs
 
     found = pairs()
-    print("\n\n".join([act_table(found), act_runs_table(found)]))
+    tables = "\n\n".join([act_table(found), act_runs_table(found)])
+    if arguments.write:
+        _put(arguments.write, ACT_START, ACT_END, tables)
+    else:
+        print(tables)
+
+
+def _put(path: Path, start: str, end: str, tables: str) -> None:
+    """Replace what stands between two markers of a page."""
+    text = path.read_text(encoding="utf-8")
+    head, tail = text.split(start)[0], text.split(end)[1]
+    path.write_text(f"{head}{start}\n{tables}\n{end}{tail}", encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -92,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     figures.add_argument("--output", type=Path, required=True, help="folder of the images")
     figures.set_defaults(action=draw_plots)
     acting = commands.add_parser("act", help="what diagnostics='act' saved and cost")
+    acting.add_argument("--write", type=Path, help="page whose tables on acting are replaced")
     acting.set_defaults(action=print_acting)
     accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
     accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
