@@ -5,7 +5,7 @@ python -m benchmarks.failures labels                      # what the oracle says
 python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
 python -m benchmarks.failures table --write docs/lab.md   # the tables of both halves, between the markers of that page
 python -m benchmarks.failures plots --output docs/failures # the images of the pages on each mode
-python -m benchmarks.failures run --split test --act       # drifted, critic's and healthy runs again, with diagnostics="act"
+python -m benchmarks.failures run --split test --act       # the same with diagnostics="act"
 python -m benchmarks.failures act --write docs/lab.md     # what acting saved and cost
 python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
 """
