@@ -64,7 +64,9 @@ def save_reward_adapter(base: PreTrainedModel, name: str, folder: Path) -> str:
     return str(folder)
 
 
-def make_trainer(model: Any, tokenizer: Any, reward: str, folder: Path, **settings: Any) -> PPOTrainer:
+def make_trainer(
+    model: str, tokenizer: Any, reward: str, folder: Path, quantization: Any = None, **settings: Any
+) -> PPOTrainer:
     """A trainer with all four roles on one base."""
     prompts = Dataset.from_dict({"prompt": ["word " * PROMPT_TOKENS] * 64})
     args = PPOConfig(
@@ -73,7 +75,7 @@ def make_trainer(model: Any, tokenizer: Any, reward: str, folder: Path, **settin
     )  # fmt: skip
     return PPOTrainer(
         model, reward, args, prompts, processing_class=tokenizer, reward_processing_classes=tokenizer,
-        peft_config=lora(),
+        quantization_config=quantization, peft_config=lora(),
     )  # fmt: skip
 
 
@@ -102,25 +104,24 @@ def step_peak(shape: str, nf4: bool, batch: int, tokens: int, folder: Path) -> d
     name = f"random-{shape}"
     config = LlamaConfig(
         **SHAPES[shape], pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-        tie_word_embeddings=False, name_or_path=name,
+        tie_word_embeddings=False,
     )  # fmt: skip
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    if nf4:
-        model.save_pretrained(folder / name)
-        del model
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )  # fmt: skip
-        model = AutoModelForCausalLM.from_pretrained(
-            folder / name, quantization_config=quantization, dtype=torch.bfloat16, device_map={"": 0}
-        )
-        model.config._name_or_path = name
-    reward = save_reward_adapter(model, name, folder / "reward")
+    base = str(folder / name)
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    reward = save_reward_adapter(model, base, folder / "reward")
+    del model
+    torch.cuda.empty_cache()
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
     trainer = make_trainer(
-        model, tokenizer, reward, folder / "out", per_device_train_batch_size=batch, max_completion_length=tokens,
-        optim="adamw_8bit" if nf4 else "adamw_torch_fused",
+        base, tokenizer, reward, folder / "out", quantization if nf4 else None, per_device_train_batch_size=batch,
+        max_completion_length=tokens, optim="adamw_8bit" if nf4 else "adamw_torch_fused",
+        model_init_kwargs={"dtype": "bfloat16", "device_map": {"": 0}},
     )  # fmt: skip
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -10,9 +10,10 @@ late has been; its resident memory then (VmRSS) is the baseline. It goes on with
 resident memory is reset (5 into /proc/self/clear_refs) and at its end it is read (VmHWM). Measured is the higher of the two
 rollouts, above the baseline.
 
-glibc raises the size from which it gives freed memory back to the kernel while a program runs, up to 32 MB; below it,
-freed tensors stay resident in its heap. Cases run with that size fixed at 1 MiB (MALLOC_MMAP_THRESHOLD_), so that what is
-resident is what is alive; those with `default malloc` show what the heap adds.
+glibc maps tensors above a size of its own, and gives them back to the kernel when they are freed; smaller ones stay
+resident in its heap. That size is 128 KiB at first and grows with what a program frees, up to 32 MB. Cases run with it
+fixed at 128 KiB (MALLOC_MMAP_THRESHOLD_), so that what is resident is what is alive; those with `default malloc` show what
+the heap keeps of one phase in the next.
 """
 
 import argparse
@@ -80,6 +81,7 @@ CASES = [
     Case("SmolLM2-135M full"),
     Case("SmolLM2-135M full, checkpointing", checkpointing=True),
     Case("SmolLM2-135M LoRA, batch 8", lora=True, batch=8),
+    Case("SmolLM2-135M LoRA, batch 8, default malloc", lora=True, batch=8, default_malloc=True),
     Case("SmolLM2-135M LoRA, checkpointing", lora=True, checkpointing=True, batch=8),
 ]
 
@@ -195,7 +197,7 @@ def measure(case: Case, base: str) -> dict[str, Any]:
 
 def run(case: Case, base: str) -> dict[str, Any]:
     """[`measure`] in a fresh process; a case that this version refuses says why."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024), "HF_HUB_OFFLINE": "1"}
     if case.default_malloc:
         del environment["MALLOC_MMAP_THRESHOLD_"]
     command = [sys.executable, __file__, "--base", base, "--case", json.dumps(asdict(case))]

@@ -11,7 +11,9 @@ from .version import __version__
 if TYPE_CHECKING:
     from .diagnostics import diagnose
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
+    from .trainer.callbacks import DiagnosticsCallback
     from .trainer.data import load_data
+    from .trainer.launch import check_saves_weights
     from .trainer.policy import merge_adapter
     from .trainer.ppo_config import PPOConfig, explain_old_names
     from .trainer.ppo_trainer import PPOTrainer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .trainer.reward_trainer import RewardTrainer
 
 _MODULE_OF = {
+    "DiagnosticsCallback": ".trainer.callbacks",
     "KLMeasurement": ".kl_control",
     "PPOConfig": ".trainer.ppo_config",
     "PPOTrainer": ".trainer.ppo_trainer",
@@ -27,6 +30,7 @@ _MODULE_OF = {
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "auto_beta": ".kl_control",
+    "check_saves_weights": ".trainer.launch",
     "diagnose": ".diagnostics",
     "explain_old_names": ".trainer.ppo_config",
     "load_data": ".trainer.data",
@@ -35,6 +39,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "DiagnosticsCallback",
     "KLMeasurement",
     "PPOConfig",
     "PPOTrainer",
@@ -43,6 +48,7 @@ __all__ = [
     "RewardTrainer",
     "__version__",
     "auto_beta",
+    "check_saves_weights",
     "diagnose",
     "explain_old_names",
     "load_data",

@@ -46,7 +46,6 @@ class PPOScriptArguments(ScriptArguments):
 
 def main() -> None:
     parser = RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig), __doc__, explain_old_names)
-    parser.set_defaults(lora_target_modules="all-linear")
     script_args, training_args, model_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")

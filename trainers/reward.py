@@ -37,7 +37,7 @@ class RewardScriptArguments(ScriptArguments):
 def main() -> None:
     parser = RecipeParser((RewardScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig), __doc__)
     # An adapter with another task type would not train and not save the score head.
-    parser.set_defaults(lora_task_type="SEQ_CLS", lora_target_modules="all-linear")
+    parser.set_defaults(lora_task_type="SEQ_CLS")
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")

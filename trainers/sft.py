@@ -18,15 +18,15 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, load_data
+from rlhf_ext import RecipeParser, check_saves_weights, load_data
 
 
 def main() -> None:
     parser = RecipeParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig), __doc__)
-    parser.set_defaults(lora_target_modules="all-linear")
     script_args, training_args, model_args, mixture_args = parser.parse_args_and_config()
     if not model_args.model_name_or_path:
         parser.error("model_name_or_path is not set: give a Hub id or a local folder")
+    check_saves_weights(training_args)
     wants_eval = training_args.eval_strategy != "no"
 
     # Data

@@ -22,7 +22,7 @@ def make_runs(arguments: argparse.Namespace) -> None:
     """Make missing runs."""
     from .produce import run
 
-    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes)
+    run(arguments.split, arguments.recipes, arguments.jobs, arguments.minutes, arguments.act)
 
 
 def list_labels(arguments: argparse.Namespace) -> None:
@@ -59,6 +59,14 @@ def draw_plots(arguments: argparse.Namespace) -> None:
     write_figures(arguments.output)
 
 
+def print_acting(arguments: argparse.Namespace) -> None:
+    """Print what acting saved and cost."""
+    from .acting import act_runs_table, act_table, pairs
+
+    found = pairs()
+    print("\n\n".join([act_table(found), act_runs_table(found)]))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -70,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     runner.add_argument("--minutes", type=float, default=60, help="start no run later than this")
     runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
     runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
+    runner.add_argument("--act", action="store_true", help="failed and healthy runs again, with diagnostics='act'")
     runner.set_defaults(action=make_runs)
     labeller = commands.add_parser("labels", help="what the oracle says of each run")
     labeller.add_argument("--split", choices=["tune", "test"], default="tune")
@@ -82,6 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
     figures = commands.add_parser("plots", help="one image a mode")
     figures.add_argument("--output", type=Path, required=True, help="folder of the images")
     figures.set_defaults(action=draw_plots)
+    acting = commands.add_parser("act", help="what diagnostics='act' saved and cost")
+    acting.set_defaults(action=print_acting)
     accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
     accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
     return parser

@@ -1,7 +1,6 @@
 """What really happens in a run: measured on held-out requests, written to a file that no detector reads."""
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_ext.diagnostics.diversity import duplicate_fraction
 from rlhf_ext.functional import masked_sum
 from rlhf_ext.models.scoring import RewardModelScorer
 from rlhf_ext.rollout import Sequences
@@ -37,35 +37,6 @@ def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request],
     requests = [Request(tone, names) for tone in TONES for names in permutations(SUBJECTS, num_subjects)]
     random.Random(0).shuffle(requests)
     return requests[:184], requests[184:200], requests[200:264]
-
-
-def duplicates(prompts: list[str], texts: list[str]) -> float:
-    """Share of completions that also stand under another prompt."""
-    owners: dict[str, set[str]] = {}
-    for prompt, text in zip(prompts, texts, strict=True):
-        owners.setdefault(text, set()).add(prompt)
-    return sum(len(owners[text]) > 1 for text in texts) / len(texts)
-
-
-def distinct(texts: list[str], n: int = 2) -> float:
-    """Share of distinct word `n`-grams in all texts together."""
-    grams = [gram for text in texts for gram in _grams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def repeated(texts: list[str], n: int = 4) -> float:
-    """Share of word `n`-grams that stood in the same text before."""
-    repeats = total = 0
-    for text in texts:
-        counts = Counter(_grams(text, n))
-        total += counts.total()
-        repeats += counts.total() - len(counts)
-    return repeats / total if total else 0.0
-
-
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
-    words = text.split()
-    return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 @torch.no_grad()
@@ -136,7 +107,7 @@ class Oracle:
             "kl": kl.mean(),
             "entropy": entropy.sum() / length.sum(),
             "reference_nll": surprise.sum() / length.sum(),
-            "duplicates": duplicates([r.prompt for r in notes.requests], notes.texts),
+            "duplicates": duplicate_fraction([r.prompt for r in notes.requests], notes.texts),
             "length": length.float().mean(),
             "update_norm": (weights - self.weights).norm() / weights.norm(),
             **self._critic(notes, sampled_kl),
@@ -199,11 +170,6 @@ class Oracle:
     def scale(self) -> float:
         """By what a fault has multiplied the scores."""
         return self.unit / float(self.trainer._score_affine[1][0])
-
-
-def text_extras(prompts: list[str], texts: list[str]) -> dict[str, float]:
-    """Numbers that a record holds of the texts of a rollout."""
-    return {"dup_frac": duplicates(prompts, texts), "distinct2": distinct(texts), "rep4": repeated(texts)}
 
 
 def correlation(x: Tensor, y: Tensor) -> float | None:

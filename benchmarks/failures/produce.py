@@ -13,6 +13,7 @@ from pathlib import Path
 from datasets import disable_progress_bars as disable_datasets_bars
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
+from .acting import is_compared
 from .base import Models
 from .recipes import SEEDS, split_of
 from .stored import folder_of
@@ -21,11 +22,15 @@ from .world import run_one
 CACHE = Path(__file__).parent / "cache"
 
 
-def missing(split: str, recipes: list[str]) -> list[tuple[str, int]]:
-    """Runs that do not exist, one of every recipe before the next seed, so that a set stopped at any time is balanced."""
+def missing(split: str, recipes: list[str], acts: bool = False) -> list[tuple[str, int]]:
+    """
+    Runs that do not exist, one of every recipe before the next seed, so that a set stopped at any time is balanced. Those
+    that act are wanted where the run that does not exists and shows what they are compared by.
+    """
     seeds = [seed for seed in range(SEEDS) if split in ("all", split_of(seed))]
     order = [(name, seed) for seed in seeds for name in recipes]
-    return [(name, seed) for name, seed in order if not (folder_of(name, seed) / "records.jsonl.gz").is_file()]
+    wanted = [key for key in order if is_compared(folder_of(*key))] if acts else order
+    return [key for key in wanted if not (folder_of(*key, acts) / "records.jsonl.gz").is_file()]
 
 
 def _start_worker() -> None:
@@ -44,23 +49,23 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _job(name: str, seed: int) -> str:
+def _job(name: str, seed: int, acts: bool) -> str:
     started = time.perf_counter(), time.process_time()
-    run_one(name, seed, Models(CACHE), folder_of(name, seed))
+    run_one(name, seed, Models(CACHE), folder_of(name, seed, acts), acts)
     wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
     return f"{name} {seed}: {cpu:.0f} s of processor time, {wall:.0f} s"
 
 
-def run(split: str, recipes: list[str], jobs: int, minutes: float) -> None:
+def run(split: str, recipes: list[str], jobs: int, minutes: float, acts: bool) -> None:
     """Make missing runs, `jobs` at a time, and start none after `minutes`; exit code 1 if one failed."""
     deadline = time.monotonic() + 60 * minutes
-    todo = iter(missing(split, recipes))
+    todo = iter(missing(split, recipes, acts))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         pending: set[Future[str]] = set()
         failed = False
         while True:
             while len(pending) < jobs and time.monotonic() < deadline and (key := next(todo, None)):
-                pending.add(pool.submit(_job, *key))
+                pending.add(pool.submit(_job, *key, acts))
             if not pending:
                 sys.exit(failed)
             done, pending = wait(pending, return_when=FIRST_COMPLETED)

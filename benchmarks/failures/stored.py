@@ -22,6 +22,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
-def folder_of(name: str, seed: int) -> Path:
-    """Folder of a run."""
-    return RUNS / split_of(seed) / name / str(seed)
+def folder_of(name: str, seed: int, acts: bool = False) -> Path:
+    """Folder of a run, or of the same with `diagnostics="act"`."""
+    return RUNS / ("act" if acts else split_of(seed)) / name / str(seed)

@@ -1,5 +1,6 @@
 """One run of the small world."""
 
+import json
 import random
 import tempfile
 from dataclasses import asdict
@@ -10,15 +11,16 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
 
-from rlhf_ext import PPOConfig
+from rlhf_ext import PPOConfig, PPOTrainer
 from rlhf_ext.trainer import measured
+from rlhf_ext.trainer.callbacks import JOURNAL_FILE, live_settings
 
 from .base import REWARD_MODELS, Models
 from .faults import FAULTS
-from .grammar import Request, random_request
+from .grammar import Request, gold, random_request
 from .oracle import Oracle, split_requests
 from .recipes import BASE, RECIPES, SEEDS, Recipe
-from .recorder import LabTrainer, Recorder, run_settings
+from .recorder import QUALITY_EVERY, Recorder
 from .rewards import TEXT_REWARDS, TextReward
 from .stored import write_rows
 
@@ -34,15 +36,22 @@ class _StopAt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def make_config(recipe: Recipe, folder: str, seed: int) -> PPOConfig:
-    """Settings of a run of `recipe`."""
+def make_config(recipe: Recipe, folder: str, seed: int, acts: bool = False) -> PPOConfig:
+    """Settings of a run of `recipe`; to act, with checkpoints to go back to and a probe of the held-out quality."""
     settings = {**BASE, **recipe.settings}
     per_rollout = settings["steps_per_generation"] * settings["num_iterations"]
+    acting = {
+        "diagnostics": "act",
+        "save_strategy": "steps",
+        "save_steps": QUALITY_EVERY * per_rollout,
+        "save_total_limit": 4,
+        "probe_every": QUALITY_EVERY,
+        "probe_size": 16,
+    }
     return PPOConfig(
         output_dir=folder,
         max_steps=recipe.rollouts * per_rollout,
         per_device_eval_batch_size=256,
-        save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
@@ -50,6 +59,7 @@ def make_config(recipe: Recipe, folder: str, seed: int) -> PPOConfig:
         gradient_checkpointing=False,
         shuffle_dataset=recipe.fault != "curriculum",
         seed=seed,
+        **(acting if acts else {"diagnostics": "off", "save_strategy": "no"}),
         **settings,
     )
 
@@ -65,7 +75,13 @@ def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
     return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
 
 
-def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list[dict], list[dict]]:
+def _judge(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    return [gold(Request.from_prompt(p), c) for p, c in zip(prompts, completions, strict=True)]
+
+
+def simulate(
+    name: str, seed: int, models: Models, acts: bool = False
+) -> tuple[dict[str, Any], list[dict], list[dict], list[dict]]:
     """
     Run a recipe.
 
@@ -73,9 +89,10 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
         name (`str`): Name in `RECIPES`.
         seed (`int`): Seed of everything random in the run; the reward model's is `seed % SEEDS`.
         models ([`Models`]): The world's models.
+        acts (`bool`): With `diagnostics="act"`, whose probe is the gold score on requests of its own.
 
     Returns:
-        The run's settings, its records and the oracle's rows.
+        The run's settings, its records, the oracle's rows and the actions.
     """
     recipe = RECIPES[name]
     reward, critic = _reward_and_critic(recipe, seed, models)
@@ -87,12 +104,22 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
     reference = AutoModelForCausalLM.from_pretrained(models.policy)
     check = measured.check_first_pass
     with tempfile.TemporaryDirectory() as folder:
-        args = make_config(recipe, folder, seed)
+        args = make_config(recipe, folder, seed, acts)
         dataset = _prompts(recipe, seed, args.generation_batch_size)
 
-        def make_trainer() -> LabTrainer:
-            trainer = LabTrainer(
-                str(models.policy), reward, make_config(recipe, folder, seed), dataset, critic_model=critic
+        probed = {
+            "eval_dataset": Dataset.from_dict({"prompt": [request.prompt for request in probe]}),
+            "quality_fn": _judge,
+        }
+
+        def make_trainer() -> PPOTrainer:
+            trainer = PPOTrainer(
+                str(models.policy),
+                reward,
+                make_config(recipe, folder, seed, acts),
+                dataset,
+                critic_model=critic,
+                **(probed if acts else {}),
             )
             trainer.remove_callback(PrinterCallback)
             FAULTS.get(recipe.fault or "", lambda _: None)(trainer)
@@ -101,12 +128,21 @@ def simulate(name: str, seed: int, models: Models) -> tuple[dict[str, Any], list
 
         try:
             _train(make_trainer, recipe)
+            if acts:
+                recorder.finish()
         except RuntimeError as error:
             # What the trainer does where numbers are not finite; the run ends there.
             recorder.outcomes.append({"rollout": len(recorder.records), "error": str(error)})
         finally:
             measured.check_first_pass = check
-    return asdict(run_settings(args, recipe.rollouts)), recorder.records, recorder.outcomes
+        actions = _actions(Path(folder) / JOURNAL_FILE) if acts else []
+    settings = asdict(live_settings(args, recipe.rollouts, "float32"))
+    return settings, recorder.records, recorder.outcomes, actions
+
+
+def _actions(journal: Path) -> list[dict]:
+    lines = map(json.loads, journal.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == "action"]
 
 
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
@@ -129,10 +165,15 @@ def _train(make_trainer: Any, recipe: Recipe) -> None:
     make_trainer().train(resume_from_checkpoint=True)
 
 
-def run_one(name: str, seed: int, models: Models, folder: Path) -> None:
-    """Run a recipe and write `records.jsonl.gz` (settings first) and `oracle.jsonl.gz` to `folder`, at its end."""
+def run_one(name: str, seed: int, models: Models, folder: Path, acts: bool = False) -> None:
+    """
+    Run a recipe and write `records.jsonl.gz` (settings first), `oracle.jsonl.gz` and, where it acts, `actions.jsonl.gz` to
+    `folder`, at its end.
+    """
     torch.set_num_threads(1)
-    settings, records, outcomes = simulate(name, seed, models)
+    settings, records, outcomes, actions = simulate(name, seed, models, acts)
+    if acts:
+        write_rows(folder / "actions.jsonl.gz", actions)
     write_rows(folder / "oracle.jsonl.gz", [{k: _short(v) for k, v in row.items()} for row in outcomes])
     write_rows(folder / "records.jsonl.gz", [{"settings": settings}, *records])
 

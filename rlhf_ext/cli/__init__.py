@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import diagnose, plan
+from . import check, diagnose, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="rlhf-ext", description="RLHF with PPO for the Hugging Face stack.")
     parser.add_argument("--version", action="version", version=f"rlhf-ext {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    check.add_command(commands)
     diagnose.add_command(commands)
     plan.add_command(commands)
-    # What `plan` does not know is a setting of the recipe, which the recipe's parser judges.
+    # What `check` and `plan` do not know is a setting of the recipe, which the recipe's parser judges.
     known, settings = parser.parse_known_args(arguments)
     try:
         known.run(known, settings)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .settings import DemoSettings
-from .stages import AFTER, BEFORE, HELD_OUT_PAIRS, HISTORY, POLICY, REWARD_MODEL, write_atomically
+from .stages import AFTER, BEFORE, HELD_OUT_PAIRS, HISTORY, POLICY, REWARD_MODEL, TRAINING, write_atomically
 
 REPORT, CURVES = "report.md", "curves.png"
 CLEAR_GOLD_DIFFERENCE = 0.3
@@ -127,6 +127,7 @@ means with 95 % intervals.
 - policy (LoRA adapter, and the critic beside it): `{folder / POLICY}`
 - reward model and its report card: `{folder / REWARD_MODEL}`
 - curves: `{folder / CURVES}`; every logged number: `{folder / HISTORY}`; samples: `{folder / BEFORE}`, `{folder / AFTER}`
+- what the diagnostics saw, and what they make of it: `rlhf-ext diagnose {folder / TRAINING}`
 """
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..trainer.ppo_config import PPOConfig
 
-BASE, REWARD_MODEL, POLICY = "base", "reward_model", "policy"
+BASE, REWARD_MODEL, TRAINING, POLICY = "base", "reward_model", "ppo_training", "policy"
 PROMPTS, PAIRS, HELD_OUT_PAIRS, BEFORE, AFTER, HISTORY = (
     "prompts.jsonl",
     "pairs.jsonl",
@@ -138,7 +138,7 @@ def align(folder: Path, settings: DemoSettings, callback: "TrainerCallback") -> 
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoints = folder / "ppo_training"
+    checkpoints = folder / TRAINING
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     trainer.save_model(str(folder / POLICY))
     rows = [row for row in trainer.state.log_history if "objective/score" in row]
@@ -173,7 +173,7 @@ def _ppo_config(folder: Path, settings: DemoSettings) -> "PPOConfig":
 
     updates = settings.rollout_size // MINIBATCH * PPO_EPOCHS
     return PPOConfig(
-        output_dir=str(folder / "ppo_training"),
+        output_dir=str(folder / TRAINING),
         per_device_train_batch_size=MINIBATCH,
         per_device_eval_batch_size=SAMPLE_BATCH,
         steps_per_generation=settings.rollout_size // MINIBATCH,

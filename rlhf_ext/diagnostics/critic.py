@@ -69,6 +69,8 @@ class ExplainedConfig:
 def _settled(history: History, name: str, rows: int) -> Floats:
     """Rows, steps and values of the last rows without those in which the critic settles, of shape `(3, n)`."""
     logged, disturbed = history.logged(name, rows), history.critic_disturbed
+    if logged.size and logged[0, 0] >= disturbed + SETTLING:
+        return logged
     return logged[:, (logged[0] < disturbed) | (logged[0] >= disturbed + SETTLING)]
 
 

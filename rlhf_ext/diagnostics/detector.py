@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .finding import Cause, Event, Evidence, Finding, Severity
-from .history import SHORTEST_RUN, History
+from .history import SHORTEST_RUN, History, alternatives
 from .record import RunSettings
 
 OPEN_AFTER = 3
@@ -63,10 +63,10 @@ class Rule:
         """Whether the rule is tested at this row."""
         if self.always:
             return True
-        logged = (
-            history.is_test_row if self.on is None else any(history.now(n) is not None for n in self.on.split("|"))
-        )
-        return logged and not self.lacks(history)
+        if self.on is None:
+            return history.is_test_row and not self.lacks(history)
+        logged = [name for name in alternatives(self.on) if history.now(name) is not None]
+        return bool(logged) and not self.lacks(history)
 
     def too_short(self, settings: RunSettings) -> bool:
         """Whether the run is planned too short for it."""
@@ -74,7 +74,7 @@ class Rule:
 
     def lacks(self, history: History) -> tuple[str, ...]:
         """What it would need: names, or more rollouts."""
-        missing = tuple(name for name in self.needs if not history.has(name))
+        missing = tuple([name for name in self.needs if not history.has(name)])
         if missing or self.always:
             return missing
         if self.too_short(history.settings):
@@ -103,6 +103,8 @@ class Detector:
         self.settings = settings
         self.rules = self.list_rules()
         self._untimed = tuple(rule for rule in self.rules if rule.always or rule.on is not None)
+        # Between the rows at which trends are tested there may be nothing to do.
+        self.sleeps = not self._untimed and type(self).note is Detector.note
         self.finding: Finding | None = None
         self.opened_row = 0
         self._closed: tuple[int, int] | None = None
@@ -127,7 +129,12 @@ class Detector:
         rules = self.rules if history.is_test_row else self._untimed
         if not rules:
             return []
-        established = [v for rule in rules if rule.due(history) for v in self._tested(rule, history)]
+        established = []
+        for rule in rules:
+            if rule.always or rule.due(history):
+                verdict = self._tested(rule, history)
+                if verdict is not None:
+                    established.append(verdict)
         if not established and self.finding is None:
             return []
         worst = max(established, key=lambda verdict: verdict.severity, default=None)
@@ -137,19 +144,19 @@ class Detector:
             return self._close(history)
         return []
 
-    def _tested(self, rule: Rule, history: History) -> list[Verdict]:
+    def _tested(self, rule: Rule, history: History) -> Verdict | None:
         verdict = rule.test(history)
         if verdict is None:
             self._hits.pop(rule.name, None)
             if rule.name in self._misses:
                 self._misses[rule.name] += 1
-            return []
+            return None
         hits = self._hits.setdefault(rule.name, [0, 0, 0])
         self._misses[rule.name] = 0
         for level in Severity:
             hits[level - 1] = hits[level - 1] + 1 if verdict.severity >= level else 0
         reached = [level for level in Severity if hits[level - 1] >= rule.patience]
-        return [replace(verdict, severity=min(verdict.severity, max(reached)))] if reached else []
+        return replace(verdict, severity=min(verdict.severity, max(reached))) if reached else None
 
     def _raise(self, verdict: Verdict, history: History) -> list[Event]:
         opens = self.finding is None

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -163,16 +163,11 @@ def diagnose(
     found = survey(source, str(path))
     mapped = map_keys(found, source, keys or {}, str(path))
     counted = found.counts_of(mapped.anchor)
-    settings = _settings(source, counted, settings or RunSettings())
-    engine = Diagnostics(settings)
-    events: list[Event] = []
+    engine = Diagnostics(_settings(source, counted, settings or RunSettings()))
     curves = _Curves(counted)
-    for record in records(source, found, mapped):
-        events += engine.observe(record)
-        curves.add(record)
+    events = _watch(records(source, found, mapped), engine, curves)
     if not curves.rollouts:
         raise ValueError(f"{path} ({source.kind}) has the keys of {mapped.framework.name}, but no row with a value.")
-    notes = (*_notes_on_steps(found), *mapped.framework.notes, *source.notes)
     return Diagnosis(
         path=str(path),
         kind=source.kind,
@@ -187,10 +182,18 @@ def diagnose(
         mapping=_mapping(mapped, curves),
         unused=mapped.unused,
         unmapped=mapped.unmapped,
-        settings=settings,
-        notes=notes,
+        settings=engine.settings,
+        notes=(*_notes_on_steps(found), *mapped.framework.notes, *source.notes),
         curves=curves.curves(),
     )
+
+
+def _watch(rollouts: Iterable[Record], engine: Diagnostics, curves: "_Curves") -> list[Event]:
+    events: list[Event] = []
+    for record in rollouts:
+        events += engine.observe(record)
+        curves.add(record)
+    return events
 
 
 def _settings(source: Source, counted: int, given: RunSettings) -> RunSettings:
@@ -258,42 +261,42 @@ class _Curves:
         self.first_step = self.last_step = 0
         self.provenance: dict[str, str] = {}
         self._width = max(1, math.ceil(expected / _BUCKETS))
-        self._recent: dict[str, list[tuple[int, float]]] = {}
-        self._kept: dict[str, list[tuple[int, float]]] = {}
+        self._recent: list[tuple[int, Mapping[str, float]]] = []
+        self._kept: dict[str, Curve] = {}
 
     def add(self, record: Record) -> None:
         self.first_step = record.step if not self.rollouts else self.first_step
         self.last_step = record.step
         self.rollouts += 1
         self.provenance.update(record.provenance)
-        for name, value in record.values.items():
-            if name not in self._recent:
-                self._recent[name], self._kept[name] = [], []
-            self._recent[name].append((record.step, value))
+        self._recent.append((record.step, record.values))
         if self.rollouts % self._width == 0:
             self._flush()
 
     def _flush(self) -> None:
-        for name, points in self._recent.items():
-            self._kept[name] += _extremes(points)
-            points.clear()
+        for name in {name: None for _, row in self._recent for name in row}:
+            points = [(step, row[name]) for step, row in self._recent if name in row]
+            kept = self._kept.setdefault(name, Curve([], []))
+            for place in _extremes([value for _, value in points]):
+                kept.steps.append(points[place][0])
+                kept.values.append(points[place][1])
+        self._recent.clear()
 
     def curves(self) -> dict[str, Curve]:
         """Metric -> curve, in the order of `METRICS`."""
         self._flush()
-        return {
-            name: Curve([step for step, _ in self._kept[name]], [value for _, value in self._kept[name]])
-            for name in METRICS
-            if name in self._kept
-        }
+        return {name: self._kept[name] for name in METRICS if name in self._kept}
 
 
-def _extremes(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The lowest and the highest of the points, and the first that is not finite, in the order of steps."""
-    if len(points) < 3:
-        return points
-    finite = [point for point in points if math.isfinite(point[1])]
-    kept = {*[p for p in points if not math.isfinite(p[1])][:1]}
+def _extremes(values: list[float]) -> list[int]:
+    """Places of the lowest and the highest value, and of the first that is not finite."""
+    if len(values) < 3:
+        return list(range(len(values)))
+    finite, places = values, set()
+    # The sum of finite numbers is one, unless they are huge.
+    if not math.isfinite(sum(values)):
+        finite = [value for value in values if math.isfinite(value)]
+        places = set([place for place, value in enumerate(values) if not math.isfinite(value)][:1])
     if finite:
-        kept |= {min(finite, key=lambda point: point[1]), max(finite, key=lambda point: point[1])}
-    return sorted(kept, key=lambda point: point[0])
+        places |= {values.index(min(finite)), values.index(max(finite))}
+    return sorted(places)

@@ -107,13 +107,13 @@ class Drift(Detector):
     def _without_gain(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
         change = history.change(name)
-        if change is None or quality_improves(history):
-            return None
-        if target is not None and change.after <= self.config.over_target * target:
+        if change is None or (target is not None and change.after <= self.config.over_target * target):
             return None
         grown = change.before <= 0 or change.after > self.config.growth * change.before
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
-        if change.z <= self.config.trend or not grown or change.after < least or score_gains(history):
+        if not grown or change.after < least or change.z <= self.config.trend:
+            return None
+        if quality_improves(history) or score_gains(history):
             return None
         statistic = f"trend z = {change.z:.2f} (alarm above {self.config.trend:g})"
         return Verdict(
@@ -182,10 +182,12 @@ class Drift(Detector):
         return median(values), robust_sd(values)
 
     def _jumped(self, history: History) -> Verdict | None:
+        if self._jump.excess <= self._jump.threshold:
+            return None
         name, unit, target = distance(history)
         window = history.windows.window
         values = history.values(name, window)
-        if values.size < window or self._jump.excess <= self._jump.threshold:
+        if values.size < window:
             return None
         before, now = median(values[: -(window // 4)]), median(values[-5:])
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0

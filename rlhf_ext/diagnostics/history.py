@@ -1,16 +1,18 @@
 """What the detectors remember of a run: two windows of every metric, and the frozen start."""
 
 import math
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .finding import Evidence
-from .record import METRICS, Record, RunSettings, Sample
-from .statistics import Floats, median, noise_sd, ratio_to, robust_sd, trend_z
+from .record import LARGEST, METRICS, Record, RunSettings, Sample
+from .series import MetricSeries
+from .statistics import Floats, Series, median, noise_sd, ratio_to, robust_sd, trend_z
 
 DEFAULT_WINDOW = 60
 """Rows of a window where the length of the run is unknown; the false alarms of section "Trends" were measured there."""
@@ -66,21 +68,21 @@ class Change:
     What a metric did within a window.
 
     Args:
-        values (`numpy.ndarray`): Its values there, of shape `(n,)`, n at least 5.
+        values (`Series`): Its values there, of shape `(n,)`, n at least 5.
     """
 
-    def __init__(self, values: Floats) -> None:
+    def __init__(self, values: Series) -> None:
         self._values = values
 
     @cached_property
     def before(self) -> float:
         """Median of the first fifth."""
-        return median(self._values[: self._values.size // 5])
+        return median(self._values[: len(self._values) // 5])
 
     @cached_property
     def after(self) -> float:
         """Median of the last fifth."""
-        return median(self._values[-(self._values.size // 5) :])
+        return median(self._values[-(len(self._values) // 5) :])
 
     @cached_property
     def z(self) -> float:
@@ -90,7 +92,7 @@ class Change:
     @cached_property
     def noise(self) -> float:
         """Robust standard deviation of one value around the running median."""
-        return noise_sd(self._values)
+        return noise_sd(np.asarray(self._values))
 
     @property
     def growth(self) -> float | None:
@@ -100,7 +102,8 @@ class Change:
     @property
     def improved(self) -> bool:
         """Whether it rose, by trend (one-sided 10 %) or by more than the noise of one value."""
-        return self.z >= 1.28 or self.after - self.before >= max(self.noise, 1e-12)
+        rise = self.after - self.before
+        return self.z >= 1.28 or (rise >= 1e-12 and rise >= self.noise)
 
     @property
     def fell(self) -> bool:
@@ -108,39 +111,10 @@ class Change:
         return self.z <= -1.96 and self.before - self.after > 2 * self.noise
 
 
-class _Series:
-    """The last `capacity` finite values of a metric with their rows and steps; appends in constant time."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.buffer = np.empty((3, 2 * capacity))
-        self.start = self.end = 0
-
-    @property
-    def last_row(self) -> float:
-        """Row of the latest value, minus infinity where there is none."""
-        return float(self.buffer[0, self.end - 1]) if self.end > self.start else -math.inf
-
-    def append(self, row: int, step: int, value: float) -> None:
-        if self.end == self.buffer.shape[1]:
-            kept = self.buffer[:, self.start : self.end].copy()
-            self.start, self.end = 0, kept.shape[1]
-            self.buffer[:, : self.end] = kept
-        # One by one: numpy would make an array of a tuple first, and this is called for every number that is logged.
-        self.buffer[0, self.end] = row
-        self.buffer[1, self.end] = step
-        self.buffer[2, self.end] = value
-        self.end += 1
-        self.start = max(self.start, self.end - self.capacity)
-
-    def since(self, row: int) -> Floats:
-        """Rows, steps and values from `row` on, of shape `(3, n)`."""
-        live = self.buffer[:, self.start : self.end]
-        return live[:, live[0].searchsorted(row) :]
-
-    def drop_from(self, step: int) -> None:
-        live = self.buffer[:, self.start : self.end]
-        self.end = self.start + int(np.searchsorted(live[1], step))
+@lru_cache(maxsize=256)
+def alternatives(names: str) -> tuple[str, ...]:
+    """The names in `"a|b"`."""
+    return tuple(names.split("|"))
 
 
 class History:
@@ -169,10 +143,13 @@ class History:
         self.beta_range: tuple[float, float] | None = None
         self.critic_disturbed = -1_000_000
         self._lowest_lr: float | None = None
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, MetricSeries] = {}
         self._reference: dict[str, Reference] = {}
         self._armed: dict[str, int] = {}
+        # Metrics that are logged and have no reference yet.
+        self._unfrozen: set[str] = set()
         # Of the present row.
+        self._now: dict[str, float] = {}
         self._changes: dict[tuple[str, int], Change | None] = {}
         self._levels: dict[tuple[str, int], float | None] = {}
 
@@ -188,25 +165,41 @@ class History:
             self._disturb_critic()
         self._note_schedule(record)
         self.record, self.step = record, record.step
-        self.not_finite = []
-        for name, logged in record.values.items():
-            value = record.get(name)
-            if value is None:
-                self.not_finite += [name] if logged is not None else []
-            else:
-                if name not in self._series:
-                    self._series[name] = _Series(2 * self.windows.window)
-                self._series[name].append(self.rows, record.step, value)
+        self._take(record)
         self.samples = record.samples or self.samples
         self.rows += 1
         self.is_test_row = self.settled > 0 and self.rows % self.windows.every == 0
         self._freeze_references()
+
+    def _take(self, record: Record) -> None:
+        if self.rows % (2 * self.windows.window) == 0:
+            for series in self._series.values():
+                series.trim()
+        row, step, now = self.rows, record.step, {}
+        self.not_finite = []
+        for name, value in record.values.items():
+            if value is not None and -LARGEST <= value <= LARGEST:
+                now[name] = value
+                known = self._series.get(name) or self._new_series(name)
+                known.rows.append(row)
+                known.steps.append(step)
+                known.values.append(value)
+            elif value is not None:
+                self.not_finite.append(name)
+        self._now = now
+
+    def _new_series(self, name: str) -> MetricSeries:
+        self._unfrozen.add(name)
+        self._series[name] = MetricSeries(2 * self.windows.window)
+        return self._series[name]
 
     def rearm(self, names: Iterable[str] | None = None) -> None:
         """Learns the reference anew from the next rows, of the metrics named or of all."""
         for name in METRICS if names is None else names:
             self._reference.pop(name, None)
             self._armed[name] = self.rows
+            if name in self._series:
+                self._unfrozen.add(name)
 
     def _disturb_critic(self) -> None:
         self.critic_disturbed = self.rows
@@ -229,13 +222,14 @@ class History:
                 self._disturb_critic()
 
     def _freeze_references(self) -> None:
-        for name in [name for name in self._series if name not in self._reference]:
-            series = self._series[name]
+        for name in [name for name in self._series if name in self._unfrozen] if self._unfrozen else ():
             start = max(self.windows.warmup, self._armed.get(name, 0))
             if self.rows >= start + self.windows.reference:
-                values = series.since(start)[2]
-                if values.size >= min(5, self.windows.reference):
+                series = self._series[name]
+                values = series.values[series.since(start) :]
+                if len(values) >= min(5, self.windows.reference):
                     self._reference[name] = Reference(median(values), robust_sd(values))
+                    self._unfrozen.discard(name)
 
     # Reading
 
@@ -246,38 +240,49 @@ class History:
 
     def now(self, name: str) -> float | None:
         """The finite value in the latest record."""
-        return self.record.get(name) if self.record is not None else None
+        return self._now.get(name)
 
     def has(self, name: str) -> bool:
         """Whether any of the names in `"a|b"` was logged within the last two windows."""
         oldest = self.rows - 2 * self.windows.window
-        return any(part in self._series and self._series[part].last_row >= oldest for part in name.split("|"))
+        for part in alternatives(name):
+            series = self._series.get(part)
+            if series is not None and series.rows and series.rows[-1] >= oldest:
+                return True
+        return False
 
     def first(self, names: str) -> str:
         """The first of the names in `"a|b"` that is being logged."""
-        parts = names.split("|")
+        parts = alternatives(names)
         return next((part for part in parts if self.has(part)), parts[0])
 
     def latest(self, name: str) -> float | None:
         """The last finite value, however old."""
         series = self._series.get(name)
-        return float(series.buffer[2, series.end - 1]) if series is not None and series.end > series.start else None
+        return series.values[-1] if series is not None and series.values else None
 
     def logged(self, name: str, rows: int) -> Floats:
         """Rows, steps and values of the last `rows` rows, of shape `(3, n)`."""
         series = self._series.get(name)
-        return series.since(self.rows - rows) if series is not None else np.empty((3, 0))
+        if series is None:
+            return np.empty((3, 0))
+        start = series.since(self.rows - rows)
+        return np.array((series.rows[start:], series.steps[start:], series.values[start:]))
 
     def values(self, name: str, rows: int) -> Floats:
         """Values of the last `rows` rows, of shape `(n,)`."""
-        return self.logged(name, rows)[2]
+        return np.array(self._window(name, rows))
+
+    def _window(self, name: str, rows: int) -> Series:
+        series = self._series.get(name)
+        return array("d") if series is None else series.values[series.since(self.rows - rows) :]
 
     def level(self, name: str, rows: int | None = None) -> float | None:
         """Median of the last `rows` rows, by default W / 4."""
         rows = rows or self.windows.window // 4
         if (name, rows) not in self._levels:
-            values = self.values(name, rows)
-            self._levels[name, rows] = median(values) if values.size else None
+            values = self._window(name, rows)
+            self._levels[name, rows] = median(values) if values else None
         return self._levels[name, rows]
 
     def reference(self, name: str) -> Reference | None:
@@ -297,8 +302,8 @@ class History:
         return self._changes[name, rows]
 
     def _change(self, name: str, rows: int) -> Change | None:
-        values = self.values(name, rows)
-        return Change(values) if values.size >= 10 else None
+        values = self._window(name, rows)
+        return Change(values) if len(values) >= 10 else None
 
     def evidence(
         self,
@@ -341,7 +346,11 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next record is judged by, as plain values."""
-        series = {name: s.buffer[:, s.start : s.end].tolist() for name, s in self._series.items() if s.end > s.start}
+        series = {
+            name: [column[s.start :].tolist() for column in (s.rows, s.steps, s.values)]
+            for name, s in self._series.items()
+            if s.rows
+        }
         return {
             "rows": self.rows,
             "step": self.step,
@@ -363,10 +372,10 @@ class History:
         self._lowest_lr = state["lowest_lr"]
         self._series = {}
         for name, columns in state["series"].items():
-            series = self._series[name] = _Series(2 * self.windows.window)
-            series.end = len(columns[0])
-            series.buffer[:, : series.end] = columns
+            series = self._series[name] = MetricSeries(2 * self.windows.window)
+            series.rows, series.steps, series.values = (array("d", column) for column in columns)
         self._reference = {name: Reference(*pair) for name, pair in state["reference"].items()}
+        self._unfrozen = set(self._series) - set(self._reference)
         self._armed = dict(state["armed"])
         self._changes.clear()
         self._levels.clear()

@@ -5,6 +5,8 @@
 - `{"kind": "rollout", "step": 8, "values": {...}, "provenance": {...}, "samples": [{...}]}`: a [`Record`], canonical
   names and units.
 - `{"kind": "opened", "step": 8, "finding": {...}}`, likewise `escalated` and `closed`: an [`Event`].
+- `{"kind": "action", "step": 8, "action": {...}, "result": "..."}`: an [`Action`] of `diagnostics="act"`, and what came
+  of it.
 
 Numbers that are not finite are written as the words NaN, Infinity and -Infinity, so that every line is JSON.
 """
@@ -17,6 +19,7 @@ from typing import Any
 
 from .finding import Event
 from .record import Record, RunSettings, Sample
+from .remedies import Action
 
 EVENT_KINDS = ("opened", "escalated", "closed")
 
@@ -42,6 +45,11 @@ def record_line(record: Record) -> str:
 def event_line(event: Event) -> str:
     """The line of a finding that opened, became worse or closed."""
     return _line({"kind": event.kind, "step": event.step, "finding": event.finding.as_dict()})
+
+
+def action_line(step: int, action: Action, result: str) -> str:
+    """The line of an action: the ledger."""
+    return _line({"kind": "action", "step": step, "action": asdict(action), "result": result})
 
 
 def samples_from(data: Any) -> tuple[Sample, ...]:

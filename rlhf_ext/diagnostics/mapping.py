@@ -90,11 +90,24 @@ def map_keys(survey: Survey, source: Source, given: Mapping[str, str], path: str
     chosen = _given(given, present)
     if framework is None and not chosen:
         shown = ", ".join(sorted(present - set(STEP_KEYS))[:12])
+        if not shown:
+            raise ValueError(f"{path} ({source.kind}) holds no number besides the step.")
         raise ValueError(
             f"{path} ({source.kind}): no framework known here logs these keys: {shown}. Say which key is which metric, "
             "as in --key score_mean=reward --key kl_ref_seq=kl; the names are in rlhf_ext.diagnostics.METRICS."
         )
-    framework = framework or Framework("keys given by the user", (), {})
+    return key_map(framework or Framework("keys given by the user", (), {}), present, chosen)
+
+
+def key_map(framework: Framework, present: set[str], chosen: Mapping[str, str]) -> KeyMap:
+    """
+    Choose a key for each metric.
+
+    Args:
+        framework (`Framework`): Whose table is read.
+        present (`set[str]`): Plain keys of the log.
+        chosen (`dict[str, str]`): Canonical name -> plain key that wins over the table.
+    """
     columns = {name: Column(name, (key,)) for name, key in chosen.items()}
     for name, candidates in framework.keys.items():
         keys = _first_match(candidates, present)

@@ -78,7 +78,7 @@ class NonFinite(Detector):
         )
 
     def _stopped(self, history: History, name: str) -> bool:
-        if history.now(name) is not None:
+        if history.now(name) is not None or not history.has(name):
             return False
         rows = history.logged(name, self.config.present + self.config.absent)[0]
         return rows.size == self.config.present and rows[-1] == history.rows - self.config.absent - 1
@@ -159,9 +159,11 @@ class NegativeKL(Detector):
     def _negative(self, history: History) -> Verdict | None:
         name = history.first("kl_ref_seq|kl_ref_tok")
         kl, se = history.now(name), history.now("kl_se")
+        if kl is None or kl >= 0:
+            return None
         nats = self.config.nats if name == "kl_ref_seq" else self.config.nats / (history.now("len_mean") or 30.0)
         limit = -nats if se is None or name != "kl_ref_seq" else -min(self.config.sds * se, nats)
-        if kl is None or kl >= limit or kl >= 0:
+        if kl >= limit:
             return None
         gain, score = (history.now("beta") or 0.0) * -kl, history.now("score_mean")
         paid = f" beta * KL adds {gain:.3g} to a score of {score:.3g}." if gain and score is not None else ""

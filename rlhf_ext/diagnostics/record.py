@@ -97,8 +97,8 @@ class Record:
     samples: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.values) - set(METRICS))
-        if unknown:
+        if not self.values.keys() <= METRICS.keys():
+            unknown = sorted(set(self.values) - set(METRICS))
             raise ValueError(
                 f"{unknown} are no canonical names; they are listed in rlhf_ext.diagnostics.record.METRICS."
             )

@@ -52,9 +52,10 @@ class RewardScale(Detector):
         ratio, values = history.ratio("score_std"), history.values("score_std", window)
         if ratio is None or values.size < window or ratio <= 0:
             return None
+        if 1 / self.config.factor <= ratio <= self.config.factor:
+            return None
         before, after = median(values[: window // 2]), median(values[-quarter:])
-        stepped = before > 0 and not 1 / self.config.step <= after / before <= self.config.step
-        if not stepped or 1 / self.config.factor <= ratio <= self.config.factor:
+        if before <= 0 or 1 / self.config.step <= after / before <= self.config.step:
             return None
         return Verdict(
             Severity.WARN,
@@ -81,7 +82,7 @@ class RewardScale(Detector):
         if change is None or spread is None or last.size < 10:
             return None
         step = median(last[5:]) - median(last[:5])
-        if abs(step) <= max(self.config.shift * change.noise, spread, 1e-12):
+        if abs(step) <= max(spread, 1e-12) or abs(step) <= self.config.shift * change.noise:
             return None
         return Verdict(
             Severity.INFO,

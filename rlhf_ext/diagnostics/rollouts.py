@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .formats import Source
-from .keys import plain_key
-from .mapping import KeyMap
+from .keys import plain_key, recognise
+from .mapping import KeyMap, key_map
 from .record import Record, Sample
 from .survey import Survey, numbered
 
@@ -31,8 +31,9 @@ def records(source: Source, survey: Survey, keys: KeyMap) -> Iterator[Record]:
     evaluations that belong to the rollout before them.
     """
     group: _Rollout | None = None
+    reader = _Reader(keys)
     for row in _steps(source, survey):
-        values, provenance = _canonical(row.values, keys)
+        values, provenance = reader.canonical(row.values)
         if not values:
             continue
         anchored = keys.anchor is None or keys.anchor in row.values
@@ -47,16 +48,12 @@ def records(source: Source, survey: Survey, keys: KeyMap) -> Iterator[Record]:
 
 def _steps(source: Source, survey: Survey) -> Iterator[_Step]:
     """Rows that count, those of one step put together."""
-    plain: dict[str, str] = {}
+    plain = _PlainKeys()
     pending: _Step | None = None
     for (step, row), keep in zip(numbered(source, survey.step_key), survey.keep, strict=False):
         if not keep:
             continue
-        values = {}
-        for key, value in row.values.items():
-            if key not in plain:
-                plain[key] = plain_key(key)
-            values[plain[key]] = value
+        values = {plain[key]: value for key, value in row.values.items()}
         if pending is not None and pending.step == step:
             pending.values.update(values)
             pending.provenance.update(row.provenance)
@@ -69,21 +66,100 @@ def _steps(source: Source, survey: Survey) -> Iterator[_Step]:
         yield pending
 
 
-def _canonical(row: Mapping[str, float], keys: KeyMap) -> tuple[dict[str, float], dict[str, str]]:
-    values: dict[str, float] = {}
-    provenance: dict[str, str] = {}
-    for name, sources, factor, kind, _ in keys.columns:
-        found = [row[key] for key in sources if key in row]
-        if found:
-            values[name] = found[0] * factor if len(found) == 1 else math.fsum(found) / len(found) * factor
-            if kind:
-                provenance[name] = kind
-    for name, sources, formula, _, kind in keys.derived:
-        if all(key in row and math.isfinite(row[key]) for key in sources):
-            value = formula(*(row[key] for key in sources))
-            if value is not None:
-                values[name], provenance[name] = value, kind
-    return values, provenance
+class LiveRollouts:
+    """
+    The records of a run while it logs.
+
+    Args:
+        updates_per_rollout (`int`): Optimizer steps on one rollout.
+        logging_steps (`int`): Optimizer steps between two rows of the log.
+
+    Attributes:
+        keys (`KeyMap`, *optional*): How the rows are read; `None` before a row whose keys are known.
+    """
+
+    def __init__(self, updates_per_rollout: int, logging_steps: int) -> None:
+        self.updates_per_rollout = updates_per_rollout
+        self.logging_steps = logging_steps
+        self.keys: KeyMap | None = None
+        self._reader: _Reader | None = None
+        self._present: set[str] = set()
+        self._rows = _Rollout()
+
+    def add(self, step: int, row: Mapping[str, float]) -> Record | None:
+        """
+        Takes a row of the log.
+
+        Args:
+            step (`int`): Optimizer step.
+            row (`dict[str, float]`): Keys as the trainer logs them -> numbers.
+
+        Returns:
+            [`Record`], *optional*: the rollout, where this row is its last; numbers of an evaluation belong to the next.
+        """
+        if not self._present.issuperset(row):
+            self._learn(set(row))
+        if self.keys is None or self._reader is None:
+            return None
+        values, provenance = self._reader.canonical(row)
+        anchored = self.keys.anchor is None or self.keys.anchor in row
+        self._rows.add(_Step(step, {}, {}, ()), values, provenance, anchored)
+        next_step = step + self.logging_steps
+        if not self._rows.anchored or self._rollout_of(next_step) == self._rollout_of(step):
+            return None
+        record, self._rows = self._rows.record(), _Rollout()
+        return record
+
+    def _learn(self, keys: set[str]) -> None:
+        self._present |= keys
+        framework = recognise(self._present)
+        self.keys = None if framework is None else key_map(framework, self._present, {})
+        self._reader = None if self.keys is None else _Reader(self.keys)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The keys seen so far, and the rows of a rollout that is not at its end, as plain values."""
+        rows = {name: value for name, value in vars(self._rows).items() if name != "samples"}
+        return {"keys": sorted(self._present), "rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a saved state."""
+        self._learn(set(state["keys"]))
+        vars(self._rows).update(state["rows"])
+
+    def _rollout_of(self, step: int) -> int:
+        return (step - 1) // self.updates_per_rollout
+
+
+class _Reader:
+    """From the keys of a log to canonical names and units."""
+
+    def __init__(self, keys: KeyMap) -> None:
+        single = [column for column in keys.columns if len(column.keys) == 1]
+        self._single = [(column.name, column.keys[0], column.factor) for column in single]
+        self._kinds = [(column.name, column.provenance) for column in single if column.provenance]
+        self._means = [column for column in keys.columns if len(column.keys) > 1]
+        self._derived = keys.derived
+
+    def canonical(self, row: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+        """Values and provenance of a row."""
+        values = {name: row[key] * factor for name, key, factor in self._single if key in row}
+        provenance = {name: kind for name, kind in self._kinds if name in values}
+        for name, sources, factor, kind, _ in self._means:
+            found = [row[key] for key in sources if key in row]
+            if found:
+                values[name], provenance[name] = math.fsum(found) / len(found) * factor, kind
+        for name, sources, formula, _, kind in self._derived:
+            if all(key in row and math.isfinite(row[key]) for key in sources):
+                value = formula(*(row[key] for key in sources))
+                if value is not None:
+                    values[name], provenance[name] = value, kind
+        return values, provenance
+
+
+class _PlainKeys(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        self[key] = plain_key(key)
+        return self[key]
 
 
 class _Rollout:
@@ -103,6 +179,9 @@ class _Rollout:
         self.anchored = self.anchored or anchored
         self.provenance |= provenance
         self.samples = row.samples or self.samples
+        if not self.values:
+            self.values, self.counts = values, dict.fromkeys(values, 1)
+            return
         for name, value in values.items():
             count = self.counts.get(name, 0)
             if count == 0 or name in _LATEST:

@@ -15,7 +15,10 @@ _OTHER_NAMES = {
     "value_clip_range": ("cliprange_value",),
     "beta": ("kl_coef", "init_kl_coef"),
     "max_completion_length": ("response_length",),
+    "rollout_size": ("generation_batch_size",),
 }
+# What a setting of PPOConfig, or of the Trainer, means where it is not set.
+_UNSET = {"value_clip_range": math.inf, "score_clip": math.inf, "missing_eos_penalty": 0.0, "max_grad_norm": 0.0}
 
 
 def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +34,10 @@ def settings_from(config: Mapping[str, Any]) -> dict[str, Any]:
             value = _value(config.get(name), str(field.type))
             if value is not None:
                 found.setdefault(field.name, value)
-    if "value_clip_range" in config and config["value_clip_range"] is None and "num_iterations" in config:
-        found["value_clip_range"] = math.inf
+    if "num_iterations" in config:
+        found |= {name: meaning for name, meaning in _UNSET.items() if name in config and config[name] is None}
+    if "critic_learning_rate" in config and "learning_rate" in found:
+        found.setdefault("critic_learning_rate", found["learning_rate"])
     if "kl_unit" not in found:
         found.pop("kl_target", None)
     if "dtype" not in found and {"bf16", "fp16"} <= set(config):

@@ -96,9 +96,11 @@ def decline(history: History, name: str) -> Decline | None:
     _, steps, values = history.logged(name, history.rows)
     if values.size < FEW_PROBES:
         return None
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    sums = np.zeros(values.size + 1)
+    values.cumsum(out=sums[1:])
     smooth = (sums[NEIGHBOURS:] - sums[:-NEIGHBOURS]) / NEIGHBOURS
-    best, noise = int(np.argmax(smooth)), float(np.sqrt(np.mean(np.diff(values, 2) ** 2) / 6))
+    bends = values[2:] - 2 * values[1:-1] + values[:-2]
+    best, noise = int(smooth.argmax()), math.sqrt((bends * bends).sum() / bends.size / 6)
     return Decline(float(smooth[best]), float(smooth[-1]), noise, int(steps[best + NEIGHBOURS // 2]), values.size)
 
 

@@ -14,6 +14,8 @@ from .formats import Row, Source
 from .keys import STEP_KEYS, plain_key
 
 _HEAD = 100
+# Beyond it floating point skips integers.
+_LARGEST_STEP = 2**53
 
 
 class Segment(NamedTuple):
@@ -63,7 +65,7 @@ def survey(source: Source, path: str) -> Survey:
     Read a log once, with eight bytes a row.
 
     Raises:
-        ValueError: If it has no rows.
+        ValueError: If it has no rows, or its steps go back at most of them.
     """
     step_key = _step_key(list(islice(source.read(), _HEAD)))
     counts: Counter[str] = Counter()
@@ -72,8 +74,14 @@ def survey(source: Source, path: str) -> Survey:
         steps.append(step)
         counts.update(row.values.keys())
     if not steps:
-        raise ValueError(f"{path} ({source.kind}) holds no row with a number.")
+        raise ValueError(" ".join([f"{path} ({source.kind}) holds no row with a number.", *source.notes]))
     all_steps = np.frombuffer(steps, dtype=np.int64)
+    back = int((np.diff(all_steps) < 0).sum())
+    if 2 * back > len(all_steps):
+        raise ValueError(
+            f"{path} ({source.kind}): the step {step_key!r} goes back at {back} of {len(all_steps)} rows. The log is "
+            "sorted the wrong way round, or this is no step."
+        )
     keep, segments = _resumes(all_steps)
     return Survey(step_key, dict(counts), keep, all_steps, segments)
 
@@ -86,14 +94,18 @@ def numbered(source: Source, step_key: str | None) -> Iterator[tuple[int, Row]]:
             step = index
         else:
             value = row.values.get(step_key, row.values.get("eval/global_step", math.nan))
-            step = int(value) if math.isfinite(value) else step
+            step = int(value) if _is_step(value) else step
         yield step, row
+
+
+def _is_step(value: float) -> bool:
+    return abs(value) <= _LARGEST_STEP
 
 
 def _step_key(head: list[Row]) -> str | None:
     """The surest step key that most of the first rows have."""
     for key in STEP_KEYS:
-        present = sum(key in row.values for row in head)
+        present = sum(_is_step(row.values.get(key, math.nan)) for row in head)
         if present and 2 * present >= len(head):
             return key
     return None

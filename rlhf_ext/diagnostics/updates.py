@@ -173,9 +173,12 @@ class GradientSpikes(Detector):
         values = history.values(name, history.windows.window)
         if values.size < 10:
             return None
-        usual, sd = median(values), robust_sd(values)
+        usual = median(values)
+        if usual <= 0 or values.max() <= self.config.ratio * usual:
+            return None
+        sd = robust_sd(values)
         number = int(((values > self.config.ratio * usual) & (values > usual + self.config.sds * sd)).sum())
-        if number < self.config.spikes or usual <= 0:
+        if number < self.config.spikes:
             return None
         return Verdict(
             Severity.WARN,
@@ -308,6 +311,8 @@ class Controller(Detector):
 
 def count_swings(x: np.ndarray, least: float) -> int:
     """Turning points of a series between which it moves by at least `least`."""
+    if x.max() - x.min() < 0.99 * least:
+        return 0
     turns, direction, extreme = 0, 0, float(x[0])
     for value in x.tolist():
         if direction == 0:

@@ -114,6 +114,24 @@ class KLController:
     def _step(self, measurement: KLMeasurement) -> None:
         raise NotImplementedError
 
+    def scale(self, factor: float) -> float:
+        r"""
+        Multiplies `beta`, from which the rule then goes on.
+
+        Args:
+            factor (`float`): a positive number.
+
+        Returns:
+            `float`: the new `beta`.
+
+        Raises:
+            ValueError: the factor is not a positive number.
+        """
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"`factor` must be a positive number, got {factor}.")
+        self.beta *= factor
+        return self.beta
+
     def state_dict(self) -> dict[str, Any]:
         """Returns everything the next update depends on, as plain values that survive JSON bit for bit."""
         header = {"version": STATE_VERSION, "kind": self.kind, "unit": self.unit, "target": self.target}

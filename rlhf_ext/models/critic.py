@@ -14,11 +14,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file
 
 from .roles import CRITIC
-from .scoring import load_reward_model
+from .scoring import hub_arguments, load_reward_model
 
 CRITIC_KINDS = ("adapter", "head", "model")
 CRITIC_FOLDER = "critic"
 VALUE_HEAD_FILE = "value_head.safetensors"
+_PLACE_IN_REPOSITORY = ("revision", "subfolder", "gguf_file")
 
 
 class _Float32Linear(nn.Linear):
@@ -81,7 +82,7 @@ def load_critic_model(
         source (`str` or [`~transformers.PreTrainedModel`]):
             Hub id, folder or instance of one of: a critic saved by [`PPOTrainer`], as it was; a reward model, whose score
             head becomes the value head; a language model, on whose trunk the value head starts at zero. Of an
-            instance, the trunk is taken and not copied.
+            instance, the trunk is taken and not copied; it is trained whether it was frozen or not.
         normalization (`tuple[float, float]`, *optional*):
             Mean and standard deviation by which PPO centres and scales the scores of that reward model.
         weight (`float`, *optional*, defaults to `1.0`):
@@ -90,7 +91,7 @@ def load_critic_model(
             Passed to `from_pretrained`.
 
     Raises:
-        ValueError: If a classifier has no linear score head with one output.
+        ValueError: If a classifier has no linear score head with one output, or the model is quantised.
     """
     if not isinstance(source, str):
         return _critic_of(source, normalization, weight)
@@ -98,22 +99,33 @@ def load_critic_model(
         critic = _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
         critic.value_head.load_state_dict(load_file(os.path.join(source, VALUE_HEAD_FILE)))
         return critic
-    if find_adapter_config_file(source) is None and not _is_classifier(AutoConfig.from_pretrained(source)):
+    if not _is_classifier(source, **model_init_kwargs):
         return _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
-    model = load_reward_model(source, **model_init_kwargs)
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
-    return _critic_of(model, normalization, weight)
+    return _critic_of(load_reward_model(source, **model_init_kwargs), normalization, weight)
 
 
-def _is_classifier(config: Any) -> bool:
+def _is_classifier(source: str, trust_remote_code: bool = False, **model_init_kwargs: Any) -> bool:
+    """Whether it is a reward model, full or saved as an adapter."""
+    hub = hub_arguments(model_init_kwargs)
+    if find_adapter_config_file(source, **hub) is not None:
+        return True
+    where = {name: model_init_kwargs[name] for name in _PLACE_IN_REPOSITORY if name in model_init_kwargs}
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub, **where)
     return any("SequenceClassification" in name for name in config.architectures or ())
 
 
 def _critic_of(
     model: PreTrainedModel, normalization: tuple[float, float] | None = None, weight: float = 1.0
 ) -> Critic:
-    critic = Critic(model.config.get_text_config().hidden_size, model.base_model)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    if hasattr(model, "hf_quantizer"):
+        raise ValueError(
+            f"A critic of its own cannot start from a quantised {type(model).__name__}, whose weights cannot be trained. "
+            "Pass a `critic_model`, or choose critic='head' or, with an adapter, critic='adapter'."
+        )
+    # A reward model was frozen by its scorer, or by PEFT while it was an adapter.
+    critic = Critic(model.config.get_text_config().hidden_size, model.base_model.requires_grad_(True))
     if "SequenceClassification" in type(model).__name__:
         _continue_score(critic.value_head, model, normalization or (0.0, 1.0), weight)
     return critic

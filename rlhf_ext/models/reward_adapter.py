@@ -11,7 +11,7 @@ from transformers.utils import find_adapter_config_file
 _SCORE_HEADS = ("score", "classifier")
 
 
-def is_adapter_of(path: str, base: str, revision: str | None, config: PeftConfig) -> bool:
+def is_adapter_of(path: str, base: str, revision: str | None, config: PeftConfig, **hub_arguments: Any) -> bool:
     """
     Whether a saved reward model can be attached to the policy's base instead of loading that base again.
 
@@ -24,10 +24,12 @@ def is_adapter_of(path: str, base: str, revision: str | None, config: PeftConfig
             Revision that the policy's base was loaded from.
         config ([`~peft.PeftConfig`]):
             Configuration of the policy's adapter, whose type the reward model's must share.
+        hub_arguments:
+            How to reach the Hub, such as `token` and `cache_dir`.
     """
-    if find_adapter_config_file(path) is None:
+    if find_adapter_config_file(path, **hub_arguments) is None:
         return False
-    adapter = PeftConfig.from_pretrained(path)
+    adapter = PeftConfig.from_pretrained(path, **hub_arguments)
     return (
         adapter.peft_type == config.peft_type
         and _same_place(adapter.base_model_name_or_path, base)
@@ -52,10 +54,13 @@ class RewardAdapter:
     Args:
         path (`str`):
             Hub id or folder that `is_adapter_of` accepted.
+        hub_arguments:
+            How to reach the Hub.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, **hub_arguments: Any):
         self.path = path
+        self.hub_arguments = hub_arguments
 
     def attach(self, policy: PeftModel, name: str) -> nn.Linear:
         """
@@ -67,10 +72,10 @@ class RewardAdapter:
         Raises:
             ValueError: If the folder holds no score head, or weights that do not fit the policy's base.
         """
-        config = PeftConfig.from_pretrained(self.path)
+        config = PeftConfig.from_pretrained(self.path, **self.hub_arguments)
         config.modules_to_save, config.inference_mode = None, True
         policy.add_adapter(name, config)
-        weights = load_peft_weights(self.path, device="cpu")
+        weights = load_peft_weights(self.path, device="cpu", **self.hub_arguments)
         head = _take_score_head(weights, self.path)
         loaded = set_peft_model_state_dict(policy, weights, adapter_name=name)
         missing = [key for key in loaded.missing_keys if f".{name}." in f"{key}."]

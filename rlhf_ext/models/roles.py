@@ -114,6 +114,11 @@ def check_adapter(config: PeftConfig) -> None:
             f"bias={bias!r} in the adapter's configuration trains the base's own biases, so the base with the adapter "
             "off would no longer be the reference. Use bias='none'."
         )
+    if getattr(config, "layer_replication", None):
+        raise ValueError(
+            f"layer_replication={config.layer_replication} changes the base, which would not be the reference. Save the "
+            "model with its layers replicated, and start from that."
+        )
     init = getattr(config, "init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
+from .architecture import Architecture
 from .plan import MemoryPlan, plan_memory
 from .settings import PlanSettings
 
@@ -87,15 +88,7 @@ def _less_state(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
 def _smaller_weights(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     policy = settings.policy
     if settings.on_gpu and policy.dtype == torch.float32:
-        halves: dict[str, Any] = {"policy": replace(policy, dtype=torch.bfloat16)}
-        rewards = [
-            replace(m, architecture=replace(m.architecture, dtype=torch.bfloat16)) for m in settings.reward_models
-        ]
-        if settings.critic == "adapter":
-            halves["critic_trunk"] = halves["policy"]
-        elif settings.critic_trunk is not None:
-            halves["critic_trunk"] = replace(settings.critic_trunk, dtype=torch.bfloat16)
-        yield "dtype: bfloat16", replace(settings, reward_models=tuple(rewards), **halves)
+        yield "dtype: bfloat16", _in_dtype(settings, torch.bfloat16, None)
     if policy.adapter is not None and policy.quantization is None:
         four: dict[str, Any] = {"quantization": "4bit", "double_quantization": True, "adapter_dtype": torch.bfloat16}
         models = tuple(
@@ -108,9 +101,28 @@ def _smaller_weights(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings
         yield "load_in_4bit: true (with use_bnb_nested_quant: true)", quantized
 
 
+def _in_dtype(settings: PlanSettings, dtype: torch.dtype, adapter_dtype: torch.dtype | None) -> PlanSettings:
+    """The same models in another precision."""
+
+    def changed(model: Architecture) -> Architecture:
+        return replace(model, dtype=dtype, adapter_dtype=adapter_dtype or model.adapter_dtype)
+
+    policy, trunk = changed(settings.policy), settings.critic_trunk
+    if trunk is not None:
+        trunk = policy if trunk is settings.policy else changed(trunk)
+    rewards = [
+        replace(m, architecture=changed(m.architecture) if m.attached else replace(m.architecture, dtype=dtype))
+        for m in settings.reward_models
+    ]
+    return replace(settings, policy=policy, critic_trunk=trunk, reward_models=tuple(rewards))
+
+
 def _more_machinery(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     if settings.num_gpus > 1 and settings.zero_stage < 3:
+        half = settings.autocast
+        # DeepSpeed keeps the weights themselves in what mixed precision computes in.
+        base = settings if half is None else replace(_in_dtype(settings, half, half), autocast=None)
         for stage in range(settings.zero_stage + 1, 4):
-            yield f"--zero_stage {stage}", replace(settings, zero_stage=stage)
+            yield f"--zero_stage {stage}", replace(base, zero_stage=stage)
     if settings.zero_stage and settings.offload is None:
         yield "--offload optimizer", replace(settings, offload="optimizer")

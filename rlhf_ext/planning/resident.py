@@ -69,6 +69,8 @@ def _weights(settings: PlanSettings) -> list[Part]:
     sizes = [("policy", "weights", base), ("policy", "adapter", adapter), ("critic", "value head", head)]
     if settings.has_reference and policy.adapter is None:
         sizes.append(("reference", "weights", base))
+    if settings.continues_adapter:
+        sizes.append(("reference", "adapter", adapter))
     if settings.critic_trunk is not None:
         what = "adapter" if settings.critic == "adapter" else "weights"
         trained = [p for p in parameters_of(settings.critic_trunk) if p.trainable]

@@ -58,6 +58,8 @@ class PlanSettings:
             the critic's adapter with `"adapter"`, nothing with `"head"`.
         has_reference (`bool`):
             Whether there is a reference: not with `beta=0`.
+        continues_adapter (`bool`):
+            Whether the policy is a saved adapter, whose initial state stays beside it as the reference.
         optimizer (`str`):
             `"adamw"` or `"adamw_8bit"`.
         autocast (`torch.dtype`, *optional*):
@@ -89,6 +91,7 @@ class PlanSettings:
     critic: str = "head"
     critic_trunk: Architecture | None = None
     has_reference: bool = True
+    continues_adapter: bool = False
     optimizer: str = "adamw"
     autocast: torch.dtype | None = None
     temperature: float = 1.0

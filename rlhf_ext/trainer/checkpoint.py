@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -21,7 +22,8 @@ STAGING_FOLDER = "_saving"
 MANIFEST_FILE = "ppo_checkpoint.json"
 VERSION = 1
 
-# With another value the data, the rollout or the micro-batches would not be those that the counters stand for.
+# With another value the data, the rollout or the micro-batches would not be those that the counters stand for; another
+# `beta` would be without effect, since the controller goes on from its own.
 FIXED_SETTINGS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -31,6 +33,7 @@ FIXED_SETTINGS = (
     "temperature",
     "seed",
     "shuffle_dataset",
+    "beta",
 )
 
 
@@ -95,10 +98,14 @@ def fill_logs(logs: dict[str, Any], saved: dict[str, Any]) -> None:
 # ---- Completing a checkpoint ----------------------------------------------------------------------------------------
 
 
-def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
-    """List the files of a checkpoint that has all of them, and the settings that a run must share to continue from it."""
+def write_manifest(folder: Path, settings: dict[str, Any], model: str, run_folder: str) -> None:
+    """
+    List the files of a checkpoint that has all of them, the settings that a run must share to continue from it, and the
+    id or folder of the model that the run began with.
+    """
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
-    save_json({"version": VERSION, "settings": settings, "files": files}, str(folder / MANIFEST_FILE))
+    began = _place_in_run(model, run_folder) or model
+    save_json({"version": VERSION, "settings": settings, "model": began, "files": files}, str(folder / MANIFEST_FILE))
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -172,6 +179,26 @@ def _checkpoints(folder: str) -> list[str]:
     return [os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}") for step in sorted(steps, reverse=True)]
 
 
+def checkpoint_before(folder: str, step: int, log_history: list[dict[str, float]]) -> str | None:
+    """
+    The newest checkpoint of a run that was saved before an optimizer step.
+
+    Args:
+        folder (`str`): Where the run saves; an earlier run may have saved there too.
+        step (`int`): The optimizer step.
+        log_history (`list[dict]`): Of the run, on its main process. A checkpoint of another run began with another log.
+    """
+    for path in _checkpoints(folder):
+        state = os.path.join(path, TRAINER_STATE_NAME)
+        if int(path.rpartition("-")[2]) >= step or not os.path.isfile(state):
+            continue
+        log = read_json(state)["log_history"]
+        # As text, in which NaN equals NaN.
+        if json.dumps(log, sort_keys=True) == json.dumps(log_history[: len(log)], sort_keys=True):
+            return path
+    return None
+
+
 def damage(folder: str) -> str | None:
     """What is wrong with a checkpoint, naming the file; `None` if nothing is."""
     if not os.path.isdir(folder):
@@ -212,6 +239,35 @@ def _json_problem(path: str) -> str | None:
     except ValueError as error:
         return f"is not valid JSON ({error})"
     return None
+
+
+def _place_in_run(model: str, run_folder: str) -> str | None:
+    """Path of a model from the folder of the run that it is in; `None` if it is elsewhere."""
+    path = os.path.relpath(os.path.realpath(model), os.path.realpath(run_folder))
+    return path if os.path.isdir(model) and not path.startswith(os.pardir) else None
+
+
+def check_beginning(folder: str, model: str) -> None:
+    """
+    Refuse to continue a checkpoint with a model that its run has saved instead of the one that it began with.
+
+    Args:
+        folder (`str`):
+            The checkpoint.
+        model (`str`):
+            Id or folder that the policy comes from.
+
+    Raises:
+        ValueError: If the model is in the run's own folder: the reference would be a policy that is trained already.
+    """
+    place = _place_in_run(model, os.path.dirname(os.path.abspath(folder)))
+    began = read_json(os.path.join(folder, MANIFEST_FILE)).get("model")
+    if place is not None and place != began:
+        raise ValueError(
+            f"`{model}` was saved by the run that is to be continued from `{folder}`. The reference is made from `model`, "
+            "so KL would be measured from a policy that is trained already. Pass the model that the run began with"
+            f"{f' ({began})' if began else ''}: resuming brings the trained weights back."
+        )
 
 
 def check_settings(folder: str, settings: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def check_prompts(prompts: Iterable[Any], name: str) -> None:
 def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> None:
     """Refuse a prompt that does not fit the model's context together with a completion."""
     if isinstance(model, str):
-        arguments = _repository_arguments(args, "subfolder")
+        arguments = repository_arguments(args, "subfolder")
         config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **arguments)
     else:
         config = model.config
@@ -166,7 +166,7 @@ def check_inputs(
         check_dataset(dataset, name)
     check_rollout_size(train_dataset, args)
     if tokenizer is None:
-        arguments = _repository_arguments(args) if isinstance(model, str) else {}
+        arguments = repository_arguments(args) if isinstance(model, str) else {}
         tokenizer = load_tokenizer(model, args.trust_remote_code, **arguments)
     check_tokenizer(tokenizer)
     for name, dataset in named.items():
@@ -221,7 +221,7 @@ def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) 
     return kind
 
 
-def _repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:
+def repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:
     """Loading arguments that tokenizer and config of the policy share with its weights."""
     given = args.model_init_kwargs or {}
     names = ("revision", "gguf_file", *more)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -42,3 +43,29 @@ def saving_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
         yield
     finally:
         del model.save_pretrained
+
+
+@contextmanager
+def kept_for_continuous_batching(model: nn.Module, args: PPOConfig) -> Iterator[None]:
+    """
+    Weights in the type of mixed precision while the parent generates, and afterwards everything as it was.
+
+    The parent casts the model for good, float32 masters, value head and rotary frequencies included, and leaves it in
+    training mode.
+    """
+    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    modes = [(module, module.training) for module in model.modules()]
+    weights = [
+        (p, p.data) for p in model.parameters() if half is not None and p.is_floating_point() and p.dtype != half
+    ]
+    precision, args.bf16, args.fp16 = (args.bf16, args.fp16), False, False
+    for parameter, data in weights:
+        parameter.data = data.to(half)
+    try:
+        yield
+    finally:
+        args.bf16, args.fp16 = precision
+        for parameter, data in weights:
+            parameter.data = data
+        for module, training in modes:
+            module.training = training

@@ -68,11 +68,12 @@ class SaveOnSigterm(TrainerCallback):
         if not self.stopping:
             return control
         if self.accelerator.is_main_process:
-            print(
-                f"\nSaved step {state.global_step} in {args.output_dir}. To go on, run the same again with "
-                "resume_from_checkpoint=True (on the command line: --resume_from_checkpoint true).",
-                file=sys.stderr,
-                flush=True,
+            how = (
+                "With save_only_model=True that is the model alone, from which no run can be resumed."
+                if args.save_only_model
+                else "To go on, run the same again with resume_from_checkpoint=True (on the command line: "
+                "--resume_from_checkpoint true)."
             )
+            print(f"\nSaved step {state.global_step} in {args.output_dir}. {how}", file=sys.stderr, flush=True)
         self.accelerator.wait_for_everyone()
         raise SystemExit(128 + signal.SIGTERM)

@@ -8,6 +8,8 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers import TrainingArguments
 from transformers.utils import strtobool
 
+from .ppo_config import PPOConfig
+
 
 def check_saves_weights(args: TrainingArguments) -> None:
     """
@@ -34,6 +36,28 @@ def check_saves_weights(args: TrainingArguments) -> None:
         raise ValueError(
             f"FSDP with the state dict type {kind} would save no model. Set `fsdp_state_dict_type: FULL_STATE_DICT` in "
             "the configuration of accelerate; configs/accelerate/fsdp2.yaml has it."
+        )
+
+
+def check_optimizer_has_critic(args: PPOConfig) -> None:
+    """
+    Refuse an optimizer or schedule of DeepSpeed's own where the critic is to have a rate or a warm-up of its own.
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the run.
+
+    Raises:
+        ValueError: If they would be without effect, or keep the critic from learning.
+    """
+    config = {} if args.deepspeed_plugin is None else args.deepspeed_plugin.deepspeed_config
+    given = [name for name in ("optimizer", "scheduler") if name in config]
+    wanted = [name for name in ("critic_learning_rate", "critic_warmup_rollouts") if getattr(args, name)]
+    if given and wanted:
+        raise ValueError(
+            f"{' and '.join(wanted)} would have no effect: DeepSpeed's configuration has its own {' and '.join(given)}, "
+            "which know policy and critic as one. Remove them there; optim, learning_rate and lr_scheduler_type of the "
+            "recipe then hold."
         )
 
 

@@ -1,17 +1,23 @@
 """Everything that [`PPOTrainer`] measures and logs, apart from the algorithm."""
 
+import math
 import time
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from trl import RLOOTrainer
 
-from ..functional import explained_variance_from_moments, k1, k3, masked_moments, masked_sum
+from ..functional import explained_variance_from_moments, k1, k3, masked_moments, masked_sum, moments_to_mean_var
+from ..models.scoring import RewardModelScorer
 from ..rollout import Sequences
+from .callbacks import DiagnosticsCallback
 from .checks import check_first_pass
-from .statistics import SequenceTable, UpdateSums
+from .statistics import SequenceTable, UpdateSums, reward_model_metrics
+
+logger = get_logger(__name__)
 
 
 class Samples(NamedTuple):
@@ -28,13 +34,33 @@ class MeasuredTrainer(RLOOTrainer):
     """
     Metrics over all ranks: tables of a rollout's sequences, sums over an optimizer step, seconds of each phase.
 
-    What differs from the parent: `training_step` measures the seconds of the update.
+    What differs from the parent: `training_step` measures the seconds of the update, and passes over what is left of one
+    that has ended early; `_get_grad_norm` keeps a step whose loss or gradient is not finite from the weights.
+
+    Attributes:
+        diagnostics ([`DiagnosticsCallback`], *optional*):
+            What watches the run; `None` with `diagnostics="off"`.
+        update_kl_limit (`float`):
+            Nats per token of `kl/update` after which no more steps are made on a rollout; infinite but for
+            `diagnostics="act"`.
+        steps_to_spare (`int`):
+            Steps that may be left out in a run before a loss or gradient that is not finite ends it; zero but for
+            `diagnostics="act"`.
     """
+
+    diagnostics: DiagnosticsCallback | None
+    update_kl_limit = math.inf
+    steps_to_spare = 0
 
     def _init_measurements(self) -> None:
         self._update_sums = UpdateSums(self.accelerator.device)
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
+        # Whether the update on this rollout has ended early; and whether the present step is one of those passed over.
+        self._update_is_over = self._is_passed_over = False
+        self._is_broken = False
+        self._steps_left_out = 0
+        self._grad_norm: float | Tensor | None = None
 
     @property
     def _steps_per_rollout(self) -> int:
@@ -50,7 +76,6 @@ class MeasuredTrainer(RLOOTrainer):
 
     def _log_rollout(
         self,
-        samples: Samples,
         table: SequenceTable,
         rewards: Tensor,
         values: Tensor,
@@ -61,14 +86,20 @@ class MeasuredTrainer(RLOOTrainer):
         residuals = self._reduce(masked_moments(returns - values, mask))
         targets = self._reduce(masked_moments(returns, mask))
         total_reward = self._reduce(masked_sum(rewards, mask)).item() / len(table.score)
-        explained = explained_variance_from_moments(residuals, targets).item()
         self._append(table.metrics(self._measures_kl))
-        self._append({"objective/reward": total_reward, "value/explained_variance": explained})
+        self._append(
+            {
+                "objective/reward": total_reward,
+                "policy/advantage_std": moments_to_mean_var(residuals)[1].sqrt().item(),
+                "value/explained_variance": explained_variance_from_moments(residuals, targets).item(),
+                "value/return_variance": moments_to_mean_var(targets)[1].item(),
+            }
+        )
         means = masked_sum(advantages, mask, dim=1) / mask.sum(1).clamp(min=1)
         self._logs["advantages"].extend(self.accelerator.gather(means).tolist())
 
-    def _log_scores(self, samples: Samples, gathered: Tensor, own: Tensor) -> None:
-        """Mean score of each reward function, and the columns of the completions table."""
+    def _log_scores(self, samples: Samples, gathered: Tensor, own: Tensor, nan_count: int) -> None:
+        """Scores of each reward function, and the columns of the completions table."""
         self._logs["prompt"].extend(gather_object(samples.prompts))
         self._logs["completion"].extend(gather_object(samples.completions))
         mode = "train" if self.model.training else "eval"
@@ -76,13 +107,21 @@ class MeasuredTrainer(RLOOTrainer):
             self._logs["rewards"][name].extend(column.tolist())
             if mode == "train":
                 self._metrics[mode][f"rewards/{name}/mean"].append(column.nanmean().item())
-        if mode == "eval":
+        if mode == "train":
+            not_a_number = self._reduce(torch.tensor(float(nan_count), device=own.device)).item()
+            self._append({"objective/not_finite": not_a_number, **self._reward_model_metrics(gathered)})
+        else:
             self._logs["advantages"].extend([0.0] * len(gathered))
             # One entry per sequence, without those repeated to fill up the last batch.
             columns = self.accelerator.gather_for_metrics(own).unbind(1)
             for name, column in zip(self.reward_func_names, columns, strict=True):
                 self._metrics[mode][f"rewards/{name}/mean"].extend(column[~column.isnan()].tolist())
         self._flush_logs_of_reward_functions(mode, len(samples.prompts))
+
+    def _reward_model_metrics(self, gathered: Tensor) -> dict[str, float]:
+        """Of the reward models among the reward functions, where there are any."""
+        columns = zip(gathered.unbind(1), self.reward_funcs, strict=True)
+        return reward_model_metrics([(c, f.normalization) for c, f in columns if isinstance(f, RewardModelScorer)])
 
     def _flush_logs_of_reward_functions(self, mode: str, count: int) -> None:
         """What reward functions passed to TRL's `log_extra` and `log_metric`, gathered from all ranks."""
@@ -107,19 +146,20 @@ class MeasuredTrainer(RLOOTrainer):
             raw,
             masked_sum(k1(logprobs, ref), mask, dim=1),
             masked_sum(k3(logprobs, ref), mask, dim=1),
+            masked_sum(ref, mask, dim=1),
             mask.sum(1),
             samples.has_eos,
         ]
-        table = torch.stack([column.double() for column in columns], dim=1)
+        stacked = torch.stack([column.double() for column in columns], dim=1)
         gather = self.accelerator.gather if self.model.training else self.accelerator.gather_for_metrics
-        table = gather(table).cpu()
-        table = table[table[:, 4] > 0]
-        if not len(table):
+        table = SequenceTable(*gather(stacked).cpu().unbind(1))
+        has_tokens = table.length > 0
+        if not has_tokens.any():
             raise ValueError(
                 "No completion of the rollout is left to learn from: all were truncated (mask_truncated_completions) or "
                 "not scored. Raise max_completion_length or check the reward functions."
             )
-        return SequenceTable(*table.unbind(1))
+        return SequenceTable(*(column[has_tokens] for column in table))
 
     def _compute_dtype(self) -> torch.dtype:
         autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -130,11 +170,10 @@ class MeasuredTrainer(RLOOTrainer):
         ratio_max, deviation = self.accelerator.gather(self._update_sums.maxima.view(1, 2)).amax(dim=0).tolist()
         self._update_sums = UpdateSums(self.accelerator.device)
         metrics = dict(zip(UpdateSums.NAMES, sums, strict=False))
-        if not all(map(torch.isfinite, torch.tensor(sums))):
-            raise RuntimeError(
-                f"The loss is not finite ({metrics}); the step is not taken. Lower the learning rate, or look for NaN in "
-                "the model's weights and in the scores. The last checkpoint is untouched."
-            )
+        if not all(map(math.isfinite, sums)):
+            self._on_broken_step(f"The loss is not finite ({metrics})")
+            return
+        self._update_is_over = metrics["kl/update"] > self.update_kl_limit
         self._append(metrics)
         name, train = "policy/ratio_max", self._metrics["train"]
         train[name] = [max([ratio_max, *train.get(name, [])])]
@@ -142,12 +181,54 @@ class MeasuredTrainer(RLOOTrainer):
             self._append({"policy/first_pass_deviation": deviation})
             check_first_pass(deviation, self._compute_dtype())
 
+    def _on_broken_step(self, what: str) -> None:
+        """Leave the present step out, or end the run where none is left to spare."""
+        if self._steps_left_out >= self.steps_to_spare:
+            raise RuntimeError(
+                f"{what}. Lower the learning rate, or look for NaN in the model's weights and in the scores. The last "
+                "checkpoint is untouched."
+            )
+        self._steps_left_out += 1
+        self._is_broken = True
+        # Of this rollout; there is none where a line was logged since.
+        counts = self._metrics["train"]["objective/not_finite"]
+        counts[-1:] = [sum(counts[-1:]) + 1]
+        result = f"the step is left out; {self.steps_to_spare - self._steps_left_out} more may be, before the run ends"
+        logger.warning(f"{what}: {result}.")
+        assert self.diagnostics is not None
+        self.diagnostics.note_left_out(self.state.global_step + 1, what, result)
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         started = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._step % self._steps_per_rollout == 0:
+            self._update_is_over = False
+        self._is_passed_over = self._update_is_over
+        if self._is_passed_over:
+            # What is logged goes by this flag, which a run that resumes here has not set yet.
+            model.train()
+            self._step += 1
+            loss = torch.zeros((), device=self.accelerator.device)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self._update_seconds += time.perf_counter() - started - self._rollout_seconds
         self._rollout_seconds = 0.0
         if self._step % self._steps_per_rollout == 0:
-            self._append({"time/update": self._update_seconds})
+            rate = self.optimizer.param_groups[-1]["lr"]
+            self._append({"time/update": self._update_seconds, "value/learning_rate": rate})
             self._update_seconds = 0.0
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Norm of the last step that was taken; without gradients, the optimizer leaves the weights alone."""
+        if self._is_passed_over:
+            return self._grad_norm
+        norm = super()._get_grad_norm(model, grad_norm)
+        # The gradient scaler of fp16 finds its scale by overflows, and passes over them itself.
+        if not self._is_broken and norm is not None and not self.args.fp16 and not math.isfinite(norm):
+            self._on_broken_step(f"The gradient is not finite (its norm is {float(norm)})")
+        if self._is_broken:
+            self._is_broken = False
+            model.zero_grad()
+            return self._grad_norm
+        self._grad_norm = norm
+        return norm

@@ -8,12 +8,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ..models.roles import CRITIC, belongs_to
 
-_IS_CRITIC = "is_critic"
+IS_CRITIC = "is_critic"
 
 
 def split_off_critic(optimizer: Optimizer, model: nn.Module, learning_rate: float | None) -> None:
     """
     Move the critic's parameters to groups of their own, after the policy's, with all other settings unchanged.
+
+    Those that are in no group, as in an optimizer that was made before the critic, are added with its default settings.
 
     Args:
         optimizer (`torch.optim.Optimizer`):
@@ -23,15 +25,18 @@ def split_off_critic(optimizer: Optimizer, model: nn.Module, learning_rate: floa
         learning_rate (`float`, *optional*):
             The critic's learning rate; by default the policy's.
     """
-    critic = {id(parameter) for name, parameter in model.named_parameters() if belongs_to(name, CRITIC)}
+    trained = {id(p): p for name, p in model.named_parameters() if belongs_to(name, CRITIC) and p.requires_grad}
     groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    if not trained.keys() <= known:
+        groups.append({**optimizer.defaults, "params": [p for key, p in trained.items() if key not in known]})
     optimizer.param_groups.clear()
     for is_critic in (False, True):
         for group in groups:
-            parameters = [p for p in group["params"] if (id(p) in critic) == is_critic]
+            parameters = [p for p in group["params"] if (id(p) in trained) == is_critic]
             rate = learning_rate if is_critic and learning_rate is not None else group["lr"]
             if parameters:
-                optimizer.add_param_group({**group, "params": parameters, "lr": rate, _IS_CRITIC: is_critic})
+                optimizer.add_param_group({**group, "params": parameters, "lr": rate, IS_CRITIC: is_critic})
 
 
 def hold_policy(scheduler: LRScheduler, steps: int, total_steps: int) -> LambdaLR:
@@ -63,8 +68,33 @@ def hold_policy(scheduler: LRScheduler, steps: int, total_steps: int) -> LambdaL
             "lr_scheduler_type to linear, cosine or constant."
         )
     groups = zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True)
-    lambdas = [f if group.get(_IS_CRITIC) else partial(_zero_before, steps, f) for group, f in groups]
+    lambdas = [f if group.get(IS_CRITIC) else partial(_zero_before, steps, f) for group, f in groups]
     return LambdaLR(scheduler.optimizer, lambdas)
+
+
+def scale_learning_rate(scheduler: LambdaLR, optimizer: Optimizer, factor: float, critic: bool) -> tuple[float, float]:
+    """
+    Multiply the learning rate of the critic or of the policy, from now on and whatever the schedule.
+
+    Args:
+        scheduler (`torch.optim.lr_scheduler.LambdaLR`):
+            The schedule, whose base rates are scaled; they are part of its saved state.
+        optimizer (`torch.optim.Optimizer`):
+            With the groups that [`split_off_critic`] made.
+        factor (`float`):
+            What to multiply by.
+        critic (`bool`):
+            Whose rate.
+
+    Returns:
+        `tuple[float, float]`: the present rate of those groups, before and after.
+    """
+    chosen = [i for i, group in enumerate(optimizer.param_groups) if group.get(IS_CRITIC, False) == critic]
+    before = optimizer.param_groups[chosen[0]]["lr"]
+    for i in chosen:
+        scheduler.base_lrs[i] *= factor
+        optimizer.param_groups[i]["lr"] *= factor
+    return before, optimizer.param_groups[chosen[0]]["lr"]
 
 
 def _zero_before(first: int, factor, step: int) -> float:  # type: ignore[no-untyped-def]

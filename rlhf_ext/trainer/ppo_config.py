@@ -85,6 +85,7 @@ _SAMPLING_DEFAULTS = {
     "repetition_penalty": 1.0,
     "vllm_structured_outputs_regex": None,
 }
+DIAGNOSTICS = ("off", "advise", "act")
 _NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
 _FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
 _UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
@@ -170,6 +171,18 @@ class PPOConfig(RLOOConfig):
             Subtracted from the score of a completion that did not end with EOS.
         allow_mismatched_sampling (`bool`, *optional*, defaults to `False`):
             Allow sampler settings that make the sampled distribution differ from the scored one.
+        diagnostics (`str`, *optional*, defaults to `"advise"`):
+            `"advise"` names failures, their causes and cures while training (see [`DiagnosticsCallback`]); `"act"` also
+            moves the weight of the KL penalty, the learning rates and the length of an update, leaves out steps that are
+            not finite, and stops a run whose output is being destroyed, all within bounds and written to
+            `diagnostics.jsonl`; `"off"` does nothing.
+        probe_every (`int`, *optional*):
+            Rollouts between two probes, in which answers to a fixed part of `eval_dataset` are judged by `quality_fn` and
+            looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers (or those to one prompt
+            on every process) to cost no more than 5 % of the rollouts' completions. Without a `quality_fn` there are
+            probes only where this or `probe_size` is set.
+        probe_size (`int`, *optional*):
+            Held-out completions of a probe. Defaults to 5 % of those of `probe_every` rollouts.
         skip_damaged_checkpoints (`bool`, *optional*, defaults to `False`):
             With `resume_from_checkpoint=True`, go back to the newest checkpoint that is whole instead of stopping at a
             damaged one.
@@ -227,6 +240,14 @@ class PPOConfig(RLOOConfig):
     )
     allow_mismatched_sampling: bool = field(
         default=False, metadata={"help": "Allow sampling from another distribution than the one that is scored."}
+    )
+    diagnostics: str = field(default="advise", metadata={"help": f"One of {', '.join(DIAGNOSTICS)}."})
+    probe_every: int | None = field(
+        default=None,
+        metadata={"help": "Rollouts between two probes of held-out answers. By default at most 5 % of the cost."},
+    )
+    probe_size: int | None = field(
+        default=None, metadata={"help": "Held-out completions of a probe. By default at most 5 % of the cost."}
     )
     skip_damaged_checkpoints: bool = field(
         default=False, metadata={"help": "Resume from the newest whole checkpoint, passing over damaged ones."}
@@ -329,15 +350,25 @@ class PPOConfig(RLOOConfig):
             raise ValueError(
                 f"max_completion_length must be at least 1 token, got {self.max_completion_length}: PPO needs an end."
             )
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1, got {self.num_iterations}.")
+        for name in ("num_iterations", "probe_every", "probe_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
         for name, allowed in (
             ("kl_placement", PLACEMENTS),
             ("kl_estimator", tuple(KL_ESTIMATORS)),
             ("critic", (None, *CRITIC_KINDS)),
+            ("diagnostics", DIAGNOSTICS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.diagnostics == "act" and self.fp16:
+            raise ValueError(
+                "diagnostics='act' leaves out optimizer steps, which the gradient scaler of fp16 does not allow. Use bf16, "
+                "or diagnostics='advise'."
+            )
 
     def _check_unused_settings(self) -> None:
         for name, (unset, reason) in _UNUSED_SETTINGS.items():

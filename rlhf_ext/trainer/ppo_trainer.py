@@ -1,9 +1,9 @@
 """PPO on TRL's online trainer."""
 
-import copy
 import os
 import textwrap
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,15 +28,18 @@ from ..functional import (
 )
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
-from .checks import check_arguments, check_inputs, check_prompts, check_roles
+from .checkpoint import check_beginning, checkpoint_to_resume
+from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
-from .launch import check_saves_weights
+from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
-from .policy import load_adapter_policy, policy_source
+from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
+from .preflight import warn_of_settings
+from .probe import Probe, check_probe, wants_probe
 from .resumable import ResumableTrainer
-from .reward_functions import RewardFunc, as_reward_functions, unique_names
+from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
 
 logger = get_logger(__name__)
@@ -88,11 +91,13 @@ class PPOTrainer(ResumableTrainer):
             The policy's tokenizer; by default the one saved with `model`.
         reward_processing_classes (tokenizer or list, *optional*):
             Tokenizers of the reward models; by default the ones saved with them.
-        callbacks, optimizers, quantization_config:
+        callbacks, quantization_config:
             As in [`~trl.RLOOTrainer`].
+        optimizers (`tuple`, *optional*):
+            An optimizer of the policy, and `None`: the critic is added to it, and the schedule is that of `args`.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Train an adapter; the reference is then the base model with the adapter off, and reward models that were
-            saved as adapters of the same base share it too.
+            saved as adapters of the same base share it too, where `model` is an id or folder.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             The reference. By default the initial policy: loaded again for a model id, copied for an instance, and with
             PEFT the base model or the initial adapter.
@@ -143,22 +148,42 @@ class PPOTrainer(ResumableTrainer):
         peft_config: Any = None,
         ref_model: PreTrainedModel | None = None,
         critic_model: str | PreTrainedModel | None = None,
+        quality_fn: Callable[..., list[float | None]] | None = None,
     ):
+        name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
         check_saves_weights(args)
+        check_optimizer_has_critic(args)
+        if optimizers[1] is not None:
+            raise ValueError(
+                "A schedule that is passed with its optimizer does not know the critic, which is added to the optimizer "
+                "here. Pass optimizers=(optimizer, None) and set lr_scheduler_type."
+            )
+        if args.resume_from_checkpoint:
+            wanted, skip = args.resume_from_checkpoint, args.skip_damaged_checkpoints
+            check_beginning(checkpoint_to_resume(wanted, args.output_dir, skip), name)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
         processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
+        check_probe(quality_fn, eval_dataset, args)
+        if args.diagnostics != "off":
+            warn_of_settings(args, train_dataset, source.adapter)
         self._measures_kl = args.beta != 0.0
         is_plain_instance = not isinstance(model, str) and peft_config is None and not is_peft_model(model)
         if ref_model is None and self._measures_kl and is_plain_instance:
-            ref_model = copy.deepcopy(model)
+            ref_model = model
+        rewards = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        ref_model = copy_of_shared(ref_model, [model])
+        critic_model = copy_of_shared(critic_model, [model, *rewards])
         functions = as_reward_functions(reward_funcs, reward_processing_classes, processing_class, args, source)
-        if isinstance(model, str) and source.base != model:
-            model = load_adapter_policy(model, source.base, args, quantization_config)
+        self._policy_repository: dict[str, Any] | None = None  # of an instance
+        if isinstance(model, str) and source.base == model:
+            self._policy_repository = repository_arguments(args, "subfolder")
+        elif isinstance(model, str):
+            self._policy_repository = {}
+            model = load_adapter_policy(model, source, args, quantization_config)
         with beta_for_parent(args, builds_reference=self._measures_kl and ref_model is None):
             super().__init__(
                 model=model,
@@ -179,7 +204,10 @@ class PPOTrainer(ResumableTrainer):
         self.kl_controller: KLController | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
-        self._init_resuming(critic)
+        held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
+        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
+        self._init_diagnostics()
+        self._init_resuming(critic, name)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------
 
@@ -206,11 +234,12 @@ class PPOTrainer(ResumableTrainer):
             mean, var = moments_to_mean_var(self._reduce(masked_moments(advantages, mask)))
             advantages = masked_whiten(advantages, mask, mean, var)
 
-        self._log_rollout(samples, table, rewards, policy.values, returns, advantages, mask)
+        self._log_rollout(table, rewards, policy.values, returns, advantages, mask)
         self._control_kl(controller, table)
-        finished = time.perf_counter()
-        self._rollout_seconds = finished - started
-        self._append({"time/generate": generated - started, "time/score": finished - generated})
+        self._append({"time/generate": generated - started, "time/score": time.perf_counter() - generated})
+        if self._probe is not None and self._step // self._steps_per_rollout % self._probe.every == 0:
+            self._append(self._probe.measure(self, table.length.sum().item()))
+        self._rollout_seconds = time.perf_counter() - started
         return vars(
             Rollout(
                 **vars(sequences),
@@ -239,7 +268,8 @@ class PPOTrainer(ResumableTrainer):
         clipped.
         """
         arguments = (inputs, samples.prompts, samples.completions, samples.completion_ids)
-        gathered = self._calculate_rewards(*arguments)
+        with checked_scores(self) as check:
+            gathered = self._calculate_rewards(*arguments)
         if gathered.isnan().all():
             raise ValueError(
                 "Every reward function returned None or NaN for every completion of the rollout, so there is nothing to "
@@ -258,7 +288,7 @@ class PPOTrainer(ResumableTrainer):
             scores = apply_missing_eos_penalty(scores, samples.has_eos, self.args.missing_eos_penalty)
         if self.args.score_clip is not None:
             scores = clip_scores(scores, self.args.score_clip)
-        self._log_scores(samples, gathered, own)
+        self._log_scores(samples, gathered, own, check.nan_count)
         return raw, scores
 
     def _leave_out(self, samples: Samples, scored: Tensor) -> Sequences:

@@ -3,12 +3,12 @@
 import difflib
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from trl import TrlParser
+from trl import ModelConfig, TrlParser
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -20,10 +20,10 @@ class RecipeParser(TrlParser):
     [`~trl.TrlParser`] that ends a program with one sentence where a recipe or the command line cannot be used: no such
     file, no YAML, a name that is no setting (with the one that was probably meant), values that a settings class refuses.
 
-    Names on the command line are written out, as they are in a recipe.
+    Names on the command line are written out, as they are in a recipe. LoRA goes on every linear layer by default.
 
     Args:
-        dataclass_types (`Iterable[type]`):
+        dataclass_types (`Collection[type]`):
             Settings classes of the program.
         description (`str`, *optional*):
             What the program does, for `--help`.
@@ -33,7 +33,7 @@ class RecipeParser(TrlParser):
 
     def __init__(
         self,
-        dataclass_types: Iterable[type],
+        dataclass_types: Collection[type],
         description: str | None = None,
         explain_names: Callable[[list[str]], str | None] | None = None,
     ):
@@ -45,6 +45,9 @@ class RecipeParser(TrlParser):
             allow_abbrev=False,
         )
         self.explain_names = explain_names
+        if ModelConfig in dataclass_types:
+            # PEFT would adapt the queries and values alone.
+            self.set_defaults(lora_target_modules="all-linear")
 
     def parse_args_and_config(self, args: Iterable[str] | None = None) -> tuple[Any, ...]:
         """
@@ -91,8 +94,8 @@ class RecipeParser(TrlParser):
             self.error(f"--config: there is no file {str(path)!r} in {Path.cwd()}")
         try:
             yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            self.error(f"--config: {str(path)!r} is not YAML: {error}")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config: {str(path)!r} is not YAML: {' '.join(str(error).split())}")
 
     def _refuse_unknown(self, names: list[str]) -> None:
         if not names:

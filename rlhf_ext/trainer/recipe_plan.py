@@ -17,6 +17,7 @@ from ..planning.architecture import Architecture
 from ..planning.settings import PlanSettings, RewardModel
 from .checks import load_tokenizer
 from .data import load_data
+from .policy import PolicySource, policy_source
 from .ppo_config import PPOConfig, explain_old_names
 from .recipe import RecipeParser
 
@@ -70,6 +71,28 @@ class Launch:
     on_gpu: bool = True
 
 
+def read_recipe(
+    script_arguments: type[Any], arguments: list[str], num_gpus: int, command: str
+) -> tuple[Any, PlannedPPOConfig, ModelConfig]:
+    """
+    The settings of a run on other machines, read as `trainers/ppo.py` reads them.
+
+    Args:
+        script_arguments (`type`):
+            The program's own settings class.
+        arguments (`list[str]`):
+            Its command line.
+        num_gpus (`int`):
+            Processes of the run.
+        command (`str`):
+            What the user called, for messages. What the parser refuses ends the program.
+    """
+    parser = RecipeParser((script_arguments, PlannedPPOConfig, ModelConfig), None, explain_old_names)
+    parser.prog = command
+    script_args, args, model_args = parser.parse_args_and_config([*arguments, "--num_gpus", str(num_gpus)])
+    return script_args, args, model_args
+
+
 def read_plan_settings(
     script_arguments: type[Any],
     arguments: list[str],
@@ -97,9 +120,7 @@ def read_plan_settings(
     Raises:
         ValueError: For a recipe that cannot be planned. What the recipe's parser refuses ends the program.
     """
-    parser = RecipeParser((script_arguments, PlannedPPOConfig, ModelConfig), None, explain_old_names)
-    parser.prog = "rlhf-ext plan"
-    script_args, args, model_args = parser.parse_args_and_config([*arguments, "--num_gpus", str(num_gpus)])
+    script_args, args, model_args = read_recipe(script_arguments, arguments, num_gpus, "rlhf-ext plan")
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is not set: give a Hub id or a local folder")
     notes: list[str] = []
@@ -143,9 +164,10 @@ def settings_of_recipe(
     """
     if args.optim not in _OPTIMIZERS:
         raise ValueError(f"optim={args.optim} is not planned for. One of: {', '.join(_OPTIMIZERS)}.")
-    policy = _policy(args, model_args, launch)
+    source = _source(args, model_args)
+    policy = _policy(source, args, model_args, launch)
     notes: list[str] = []
-    rewards = tuple(_reward_model(path, policy, model_args, notes) for path in reward_models)
+    rewards = tuple(_reward_model(path, policy, source, notes) for path in reward_models)
     critic = args.critic or ("model" if policy.adapter is None else "adapter")
     if args.use_vllm:
         notes.append("What vLLM holds is not in the table: it reserves its own share of a GPU.")
@@ -163,8 +185,9 @@ def settings_of_recipe(
             critic=critic,
             critic_trunk=_critic_trunk(critic, policy, rewards),
             has_reference=args.beta != 0,
+            continues_adapter=source.base != model_args.model_name_or_path,
             optimizer=_OPTIMIZERS[args.optim],
-            autocast=_autocast(args, launch),
+            autocast=None if launch.zero_stage else _mixed_precision(args),
             temperature=args.temperature,
             on_gpu=launch.on_gpu,
             num_gpus=launch.num_gpus,
@@ -205,19 +228,32 @@ def longest_prompt(dataset: str | None, split: str, config: str | None, args: PP
     return max(map(len, tokenize_prompts(tokenizer, list(prompts), args.chat_template_kwargs or {})))
 
 
-def _policy(args: PPOConfig, model_args: ModelConfig, launch: Launch) -> Architecture:
-    config = _config_of(str(model_args.model_name_or_path), args, model_args.model_revision)
+def _source(args: PPOConfig, model_args: ModelConfig) -> PolicySource:
+    path = str(model_args.model_name_or_path)
+    try:
+        source = policy_source(path, get_peft_config(model_args), args)
+    except OSError:
+        source = PolicySource(path, None)  # there is no such model, as is said when its config is read
+    if source.base == path:
+        return source._replace(revision=model_args.model_revision)
+    # It is trained further.
+    adapter: Any = copy.deepcopy(source.adapter)
+    adapter.inference_mode = False
+    return source._replace(adapter=adapter)
+
+
+def _policy(source: PolicySource, args: PPOConfig, model_args: ModelConfig, launch: Launch) -> Architecture:
+    config = _config_of(source.base, args, source.revision or "main")
     quantization = "4bit" if model_args.load_in_4bit else "8bit" if model_args.load_in_8bit else None
-    deepspeed_halves = bool(launch.zero_stage and args.bf16)
-    dtype = torch.bfloat16 if deepspeed_halves else _dtype(args, model_args, config)
-    # TRL makes the adapter of a quantised base bfloat16, and DeepSpeed everything.
-    halves = quantization is not None or deepspeed_halves
+    # TRL makes the adapter of a quantised base bfloat16, and DeepSpeed everything what mixed precision would be.
+    deepspeed = _mixed_precision(args) if launch.zero_stage else None
+    quantized = torch.bfloat16 if quantization is not None else None
     return Architecture(
         config=config,
         kind="lm",
-        dtype=dtype,
-        adapter=get_peft_config(model_args),
-        adapter_dtype=torch.bfloat16 if halves else None,
+        dtype=deepspeed or _dtype(args, model_args, config),
+        adapter=source.adapter,
+        adapter_dtype=deepspeed or quantized,
         quantization=quantization,
         double_quantization=model_args.use_bnb_nested_quant,
         attention="eager" if model_args.attn_implementation == "eager" else "sdpa",
@@ -232,9 +268,7 @@ def _dtype(args: PPOConfig, model_args: ModelConfig, config: PretrainedConfig) -
     return given if isinstance(given, torch.dtype) else getattr(torch, given)
 
 
-def _autocast(args: PPOConfig, launch: Launch) -> torch.dtype | None:
-    if launch.zero_stage:
-        return None
+def _mixed_precision(args: PPOConfig) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
@@ -249,7 +283,7 @@ def _config_of(path: str, args: PPOConfig | None = None, revision: str = "main")
         ) from error
 
 
-def _reward_model(path: str, policy: Architecture, model_args: ModelConfig, notes: list[str]) -> RewardModel:
+def _reward_model(path: str, policy: Architecture, source: PolicySource, notes: list[str]) -> RewardModel:
     whole = replace(policy, kind="classifier", adapter=None, adapter_dtype=None, quantization=None, dropout=False)
     if find_adapter_config_file(path) is None:
         try:
@@ -260,8 +294,7 @@ def _reward_model(path: str, policy: Architecture, model_args: ModelConfig, note
         return RewardModel(path, replace(whole, config=config), attached=False)
     adapter = PeftConfig.from_pretrained(path)
     adapter.inference_mode = False
-    base = str(model_args.model_name_or_path)
-    if policy.adapter is not None and is_adapter_of(path, base, model_args.model_revision, policy.adapter):
+    if policy.adapter is not None and is_adapter_of(path, source.base, source.revision, policy.adapter):
         shared = replace(policy, kind="classifier", config=_classifier_config(policy.config), adapter=adapter)
         return RewardModel(path, shared, attached=True)
     config = _classifier_config(_config_of(str(adapter.base_model_name_or_path)))

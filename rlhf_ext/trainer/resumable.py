@@ -1,11 +1,13 @@
 """Checkpoints from which a run continues bit for bit."""
 
+import math
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import Sampler
@@ -14,9 +16,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from ..kl_control import KLController
+from .callbacks import DiagnosticsCallback
 from .checkpoint import (
     FIXED_SETTINGS,
     STAGING_FOLDER,
+    check_beginning,
     check_settings,
     checkpoint_to_resume,
     fill_logs,
@@ -32,6 +36,7 @@ from .checkpoint import (
 )
 from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
+from .levers import STEPS_TO_SPARE, Levers
 from .role_trainer import RoleTrainer
 
 
@@ -45,14 +50,25 @@ class ResumableTrainer(RoleTrainer):
     - `train`: chooses and checks the checkpoint; saves and ends on SIGTERM;
     - `_save_checkpoint`, `_get_output_dir`, `_push_from_checkpoint`: write to a temporary folder, rename, then push;
     - `_get_train_sampler`: keeps the sampler, whose position is restored;
-    - `_finalize_training`: loss and seconds are those of the whole run.
+    - `_finalize_training`: loss and seconds are those of the whole run; one that was stopped ends with its best policy.
     """
 
     kl_controller: KLController | None
     _buffered_inputs: Any
 
-    def _init_resuming(self, critic: str) -> None:
+    def _init_diagnostics(self) -> None:
+        """Watch the run, and with `diagnostics="act"` also keep it going."""
+        self.diagnostics = None
+        self.ends_with_best = False
+        if self.args.diagnostics == "off":
+            return
+        acts = self.args.diagnostics == "act"
+        self.diagnostics = DiagnosticsCallback(self, apply=Levers(self) if acts else None)
+        self.add_callback(self.diagnostics)
+
+    def _init_resuming(self, critic: str, model: str) -> None:
         self._critic_kind = critic
+        self._begins_with = model
         self._checkpoint: str | None = None
         self._staging: str | None = None
         self._sigterm = SaveOnSigterm(self.accelerator)
@@ -84,6 +100,7 @@ class ResumableTrainer(RoleTrainer):
         if resume_from_checkpoint:
             skip = self.args.skip_damaged_checkpoints
             self._checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir, skip)
+            check_beginning(self._checkpoint, self._begins_with)
             check_settings(self._checkpoint, self._fixed_settings())
         with self._sigterm.listening():
             return super().train(self._checkpoint, trial, ignore_keys_for_eval)
@@ -134,6 +151,8 @@ class ResumableTrainer(RoleTrainer):
             self._staging = None
         if not self.args.save_only_model:
             self._save_run_state(staged)
+        if self.diagnostics is not None:
+            self.diagnostics.note_quality(staged, self.args, self.state)
         if self.state.best_model_checkpoint == staged:
             self.state.best_model_checkpoint = final
             if self.args.should_save:
@@ -141,7 +160,7 @@ class ResumableTrainer(RoleTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if not self.args.save_only_model:
-                write_manifest(Path(staged), self._fixed_settings())
+                write_manifest(Path(staged), self._fixed_settings(), self._begins_with, run_folder)
             publish(Path(staged), Path(final))
             rotate_checkpoints(
                 run_folder, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
@@ -160,6 +179,9 @@ class ResumableTrainer(RoleTrainer):
             "last_logged_step": self._globalstep_last_logged,
             "update_seconds": self._update_seconds,
             "run_seconds": self._seconds_before + time.perf_counter() - self._began,
+            "update_is_over": self._update_is_over,
+            "steps_left_out": self._steps_left_out,
+            "grad_norm": None if self._grad_norm is None else float(self._grad_norm),
             # Of the other processes' tables nothing is ever shown.
             "logs": plain_logs(self._logs) if self.accelerator.is_main_process else None,
         }
@@ -168,6 +190,8 @@ class ResumableTrainer(RoleTrainer):
             save_rollout(self._buffered_inputs, os.path.join(folder, rollout_file(rank)))
         if self.args.should_save and self.kl_controller is not None:
             save_controller(self.kl_controller, folder)
+        if self.diagnostics is not None:
+            self.diagnostics.save(folder)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 
@@ -177,6 +201,10 @@ class ResumableTrainer(RoleTrainer):
         for pending in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
             pending.clear()
         self._init_measurements()
+        self.update_kl_limit, self.ends_with_best = math.inf, False
+        # DeepSpeed makes its step within the backward pass.
+        can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
+        self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:
             self._restore_run_state(self._checkpoint)
@@ -192,6 +220,8 @@ class ResumableTrainer(RoleTrainer):
         # The mean loss at the end is that of the whole run.
         self._initial_global_step = 0
         self._update_seconds = state["update_seconds"]
+        self._update_is_over, self._steps_left_out = state["update_is_over"], state["steps_left_out"]
+        self._grad_norm = state["grad_norm"]
         self._seconds_before = state["run_seconds"]
         if state["logs"] is not None:
             fill_logs(self._logs, state["logs"])
@@ -199,6 +229,10 @@ class ResumableTrainer(RoleTrainer):
             path = os.path.join(folder, rollout_file(rank))
             self._buffered_inputs = load_rollout(path, self.accelerator.device)
         self.kl_controller = restored_controller(self.args, self._num_rollouts(), folder)
+        if self.diagnostics is not None:
+            self.diagnostics.restore(folder)
+            # The main process alone has the state, and every process the limit.
+            (self.update_kl_limit,) = broadcast_object_list([self.diagnostics.remediation.update_kl])
         self._restore_sampler()
 
     def _restore_sampler(self) -> None:
@@ -214,7 +248,10 @@ class ResumableTrainer(RoleTrainer):
             )
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
-        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        output = super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        if self.ends_with_best:
+            self._load_best_model()
+        return output
 
 
 class _RestoreAtBegin(TrainerCallback):

@@ -1,13 +1,16 @@
 """Reward models and Python functions, as the reward functions that TRL's trainers call."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import is_async_callable
 
 from ..models.normalization import read_score_normalization
 from ..models.reward_adapter import RewardAdapter, is_adapter_of
@@ -102,8 +105,9 @@ def as_reward_function(
 
     A reward model is logged under the whole id or folder that it was given by, because the last names of folders repeat
     (`run1/reward`, `run2/reward`). Of the policy's `model_init_kwargs` it gets those that are not about the policy's
-    repository. One that was saved as an adapter of the policy's base, where the policy is itself an adapter, is not
-    loaded but attached to that base by the trainer.
+    repository. One that was saved as an adapter of the policy's base, where the policy is itself an adapter and is given by
+    its id or folder, is not loaded but attached to that base by the trainer. (An instance may have been trained further
+    under its old name.)
     """
     if not isinstance(function, str | nn.Module):
         return function
@@ -135,11 +139,75 @@ def _reward_model(
 ) -> PreTrainedModel | RewardAdapter:
     if not isinstance(function, str):
         return function
-    if policy is not None and policy.adapter is not None and same_tokens(tokenizer, policy_tokenizer):
-        revision = (args.model_init_kwargs or {}).get("revision")
-        if is_adapter_of(function, policy.base, revision, policy.adapter):
-            return RewardAdapter(function)
+    if (
+        policy is not None
+        and policy.adapter is not None
+        and not policy.is_instance
+        and same_tokens(tokenizer, policy_tokenizer)
+    ):
+        hub = hub_arguments(args.model_init_kwargs)
+        if is_adapter_of(function, policy.base, policy.revision, policy.adapter, **hub):
+            return RewardAdapter(function, **hub)
     return load_reward_model(function, **loading_arguments(args))
+
+
+class ScoreCheck:
+    """
+    Looks at what reward functions return, for as long as one rollout is scored, and counts what is not a number: TRL takes
+    NaN for `None`, by which a function abstains, while it is mostly an error in the function.
+
+    Attributes:
+        nan_count (`int`): NaN so far.
+    """
+
+    def __init__(self) -> None:
+        self.nan_count = 0
+
+    def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """The function, checked; a reward model as it is."""
+        if isinstance(function, RewardModelScorer):
+            return function
+        if is_async_callable(function):
+
+            async def awaited(**inputs: Any) -> Any:
+                return self._checked(await function(**inputs), name)
+
+            return awaited
+
+        def called(**inputs: Any) -> Any:
+            return self._checked(function(**inputs), name)
+
+        return called
+
+    def _checked(self, scores: Any, name: str) -> list[Any]:
+        if scores is None or isinstance(scores, str | Mapping) or not isinstance(scores, Iterable):
+            raise TypeError(
+                f"The reward function {name!r} returned {scores!r}. It must return a list with one score, a number or "
+                "None, for each completion."
+            )
+        scores = list(scores)
+        for score in scores:
+            if score is None:
+                continue
+            try:
+                self.nan_count += math.isnan(score)
+            except TypeError:
+                raise TypeError(
+                    f"The reward function {name!r} returned {score!r} for a completion; a score is a number, or None "
+                    "where the function does not apply."
+                ) from None
+        return scores
+
+
+@contextmanager
+def checked_scores(trainer: Any) -> Iterator[ScoreCheck]:
+    """The trainer's reward functions are watched by a [`ScoreCheck`]."""
+    functions, check = trainer.reward_funcs, ScoreCheck()
+    trainer.reward_funcs = [check.wrap(*pair) for pair in zip(functions, trainer.reward_func_names, strict=True)]
+    try:
+        yield check
+    finally:
+        trainer.reward_funcs = functions
 
 
 def loading_arguments(args: PPOConfig) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from ..models.roles import (
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
-from .contexts import saving_adapters
+from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .launch import return_unrounded
 from .measured import MeasuredTrainer
-from .optimization import hold_policy, split_off_critic
+from .optimization import IS_CRITIC, hold_policy, split_off_critic
 from .reward_functions import loading_arguments, score_affine
 from .vllm import PROBE_PROMPTS, check_engine, sync_policy_only
 
@@ -44,8 +44,9 @@ class RoleTrainer(MeasuredTrainer):
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
     What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
-    `_generate_single_turn` checks vLLM after each weight synchronisation; `create_optimizer` and `create_scheduler` give
-    the critic parameter groups of its own; `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    `_generate_single_turn` checks vLLM after each weight synchronisation, and keeps continuous batching from changing the
+    model; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
+    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -109,7 +110,11 @@ class RoleTrainer(MeasuredTrainer):
             if isinstance(function, RewardModelScorer) and same_vocabulary(function.tokenizer, self._tokenizer):
                 source = function.source if isinstance(function.source, str) else copy.deepcopy(function.source)
                 return load_critic_model(source, function.normalization if normalize else None, weight, **kwargs)
-        return load_critic_model(policy.config._name_or_path or copy.deepcopy(policy), **kwargs)
+        if self._policy_repository is not None or hasattr(policy, "hf_quantizer") or is_deepspeed_zero3_enabled():
+            return load_critic_model(policy.config._name_or_path, **kwargs | (self._policy_repository or {}))
+        # The weights of an instance need not be those of the folder it came from.
+        own = copy.deepcopy(self.model)
+        return load_critic_model((own.unload() if is_peft_model(own) else own).base_model)
 
     def _prepare_reference(self, ref_model: PreTrainedModel) -> nn.Module:
         if self.args.disable_dropout:
@@ -150,18 +155,22 @@ class RoleTrainer(MeasuredTrainer):
     # ---- Generation by vLLM -----------------------------------------------------------------------------------------
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        if self.use_transformers_continuous_batching:
+            with kept_for_continuous_batching(self.model, self.args):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
         completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if not is_synced:
-            self._check_engine(prompt_ids[: PROBE_PROMPTS * self.num_generations])
+            answers = self.num_generations if self.model.training else self.num_generations_eval
+            self._check_engine(prompt_ids[: PROBE_PROMPTS * answers], answers)
         return completion_ids
 
-    def _check_engine(self, prompt_ids: list[list[int]]) -> None:
-        """Scores a few answers of vLLM by the policy too."""
+    def _check_engine(self, prompt_ids: list[list[int]], num_generations: int) -> None:
+        """Scores a few answers of vLLM by the policy too; each prompt is there once per answer."""
         engine = self.vllm_generation
         engine.logprobs = 0  # of the sampled token
         _, completion_ids, reported, _ = engine.generate(
-            prompts=prompt_ids, images=None, num_generations=self.num_generations
+            prompts=prompt_ids, images=None, num_generations=num_generations
         )
         sequences = Sequences.from_lists(
             prompt_ids, completion_ids, self._tokenizer.pad_token_id, self.accelerator.device
@@ -172,12 +181,11 @@ class RoleTrainer(MeasuredTrainer):
 
     # ---- Optimizer --------------------------------------------------------------------------------------------------
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """As the parent, with the critic's parameters in groups of their own, after the policy's."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new:
-            split_off_critic(optimizer, self.model, self.args.critic_learning_rate)
+        optimizer = super().create_optimizer(model)
+        if not any(IS_CRITIC in group for group in optimizer.param_groups):
+            split_off_critic(optimizer, self.model if model is None else model, self.args.critic_learning_rate)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
@@ -205,7 +213,12 @@ class RoleTrainer(MeasuredTrainer):
             self.model.generation_config.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != dtypes[name]:
+                # PEFT makes adapters that it loads float32, also those that TRL trains in bfloat16.
+                parameter.data = parameter.data.to(dtypes[name])
         self._load_critic(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:

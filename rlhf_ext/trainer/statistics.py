@@ -9,6 +9,11 @@ from ..functional import PolicyLoss, ValueLoss, k3, masked_sum
 from ..kl_control import KLMeasurement
 from ..rollout import Rollout
 
+AT_MAX = 0.01
+"""Spreads below the largest score within which a score counts as being at the maximum."""
+OUTLIER = 3.0
+"""Standard deviations above the mean of the reference completions beyond which a reward model's score is an outlier."""
+
 
 class SequenceTable(NamedTuple):
     """One value per sequence and column, all `(B,)`; sequences that carry no token or score are not in it."""
@@ -17,6 +22,7 @@ class SequenceTable(NamedTuple):
     raw_score: Tensor
     kl: Tensor
     k3: Tensor
+    ref_logprob: Tensor
     length: Tensor
     has_eos: Tensor
 
@@ -31,20 +37,57 @@ class SequenceTable(NamedTuple):
         """What is logged of the sequences of a rollout; without a reference there is no KL to it."""
         kl = {
             "kl/ref": self.kl.mean().item(),
+            "kl/ref_se": self.kl_measurement("sequence").se,
             "kl/ref_token": (self.kl.sum() / self.length.sum()).item(),
             "kl/ref_k3": self.k3.mean().item(),
+            "policy/reference_nll": -(self.ref_logprob.sum() / self.length.sum()).item(),
         }
+        spread, top = self.score.std(correction=0), self.score.max()
         p10, p50, p90 = torch.quantile(self.length, self.length.new_tensor([0.1, 0.5, 0.9])).tolist()
         return {
             "objective/score": self.score.mean().item(),
-            "objective/score_std": self.score.std(correction=0).item(),
+            "objective/score_std": spread.item(),
+            "objective/score_max": top.item(),
+            "objective/score_at_max": (self.score >= top - AT_MAX * spread).double().mean().item(),
             "objective/score_raw": self.raw_score.mean().item(),
+            **self._score_length_correlation(),
             **(kl if measures_kl else {}),
             "completions/length_p10": p10,
             "completions/length_p50": p50,
             "completions/length_p90": p90,
             "completions/eos_fraction": self.has_eos.mean().item(),
         }
+
+    def _score_length_correlation(self) -> dict[str, float]:
+        """Pearson's correlation, where both vary."""
+        pair = torch.stack([self.score, self.length])
+        if min(pair.std(dim=1, correction=0).tolist()) < 1e-9:
+            return {}
+        return {"objective/score_length_correlation": torch.corrcoef(pair)[0, 1].item()}
+
+
+def reward_model_metrics(columns: list[tuple[Tensor, tuple[float, float] | None]]) -> dict[str, float]:
+    """
+    Signs that completions have left the ground on which the reward models were trained.
+
+    Args:
+        columns (`list[tuple]`):
+            For each reward model its scores `(B,)`, and their mean and standard deviation on reference completions where
+            these are known.
+
+    Returns:
+        `dict[str, float]`: of two or more models the spread over the same completion, mean over completions ([Coste et al.
+        2023](https://huggingface.co/papers/2310.02743)); where the reference is known, the share of completions that a
+        model scores far above it.
+    """
+    metrics = {}
+    scaled = [(scores - mean) / std for scores, (mean, std) in ((s, n or (0.0, 1.0)) for s, n in columns)]
+    if len(scaled) > 1:
+        metrics["objective/reward_model_disagreement"] = torch.stack(scaled).std(dim=0, correction=0).mean().item()
+    far = [scores > OUTLIER for scores, (_, known) in zip(scaled, columns, strict=True) if known is not None]
+    if far:
+        metrics["objective/reward_model_outliers"] = torch.stack(far).any(dim=0).double().mean().item()
+    return metrics
 
 
 class UpdateSums:

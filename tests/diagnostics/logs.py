@@ -149,7 +149,12 @@ def _field(number, content):
     return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
-def wandb_file(path, rows, config):
+def wandb_number(key, content):
+    """A row of history whose value stands as a number: 8 bytes, or as many as are given."""
+    return _field(2, _field(1, _field(2, key.encode()) + _field(6, content)))
+
+
+def wandb_file(path, rows, config, more=()):
     """A `.wandb` file: 7 bytes of header, then records in the blocks of a LevelDB log (W&B 0.31)."""
     items = b"".join(
         _field(1, _field(1, key.encode()) + _field(16, json.dumps(value).encode())) for key, value in config.items()
@@ -160,6 +165,7 @@ def wandb_file(path, rows, config):
             _field(1, _field(2, key.encode()) + _field(16, json.dumps(value).encode())) for key, value in row.items()
         )
         records.append(_field(2, history))
+    records += more
     out = bytearray(b":W&B" + struct.pack("<HB", 0xBEE1, 0))
     for record in records:
         first = True

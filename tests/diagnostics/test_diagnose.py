@@ -2,7 +2,9 @@
 
 import json
 import math
+import random
 import re
+import sqlite3
 import subprocess
 import sys
 import tracemalloc
@@ -100,7 +102,7 @@ def test_rows_of_optimizer_steps_belong_to_their_rollout(tmp_path):
 def test_long_runs_are_drawn_with_their_extremes(tmp_path):
     history = [logs.trl_ppo_row(step, **{"objective/kl": 1.0}) for step in range(1, 3001)]
     history[1234]["objective/kl"] = 99.0
-    history[2000]["objective/kl"] = math.nan
+    history[2003]["objective/kl"] = math.nan
     curve = diagnose(state(tmp_path, history)).curves["kl_ref_seq"]
     assert len(curve.steps) < 1300
     assert max(v for v in curve.values if v == v) == 99.0 and sum(map(math.isnan, curve.values)) == 1
@@ -140,7 +142,13 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
         ("list.json", "[]", "no row"),
         ("setup.cfg", "[metadata]\nname = x\n", "no log that is known here"),
         ("other.jsonl", '{"step": 1, "accuracy": 0.5}\n', "no framework known here logs these keys: accuracy"),
-        ("words.jsonl", '{"step": 1, "text": "hello"}\n', "no framework known here"),
+        ("words.jsonl", '{"step": 1, "text": "hello"}\n', "holds no number besides the step"),
+        ("nulls.jsonl", '{"step": 1, "objective/scores": null}\n', "holds no number besides the step"),
+        ("header.csv", "step,objective/scores,objective/kl\n", "a header and no row"),
+        ("windows.log", "step:1 - critic/kl:0.5\n".encode("utf-16"), "is UTF-16"),
+        ("deep.json", '{"log_history": [' + "[" * 100_000, "breaks off, or is no JSON"),
+        ("deep.jsonl", '{"a":' * 5000 + "1" + "}" * 5000, "no log that is known here"),
+        ("journal.jsonl", '{"kind": "rollout", "step": 1}\n', "no row with a number. 1 line of rollouts"),
         ("events.out.tfevents.1", b"\x18" + b"\0" * 11 + b"\x09brain.Event:2" + b"\xff" * 30, "is damaged|no row"),
     ],
 )
@@ -175,6 +183,78 @@ def test_a_line_that_does_not_end(tmp_path, monkeypatch):
     path.write_text("x" * 2**21)
     with pytest.raises(ValueError, match="line 1 is longer than"):
         diagnose(path)
+
+
+def test_steps_that_are_none_and_steps_that_fall(tmp_path):
+    rows = [logs.trl_ppo_row(step) for step in range(1, 6)]
+    for step in (math.nan, 1e30, "later"):
+        diagnosis = diagnose(logs.write_lines(tmp_path / "log.jsonl", [row | {"step": step} for row in rows]))
+        assert diagnosis.rollouts == 5 and "rows are numbered instead" in diagnosis.notes[0]
+    with pytest.raises(ValueError, match="the step 'step' goes back at 4 of 5 rows"):
+        diagnose(logs.write_lines(tmp_path / "log.jsonl", rows[::-1]))
+
+
+def test_numbers_as_text_are_numbers(tmp_path):
+    rows = [{key: str(value) for key, value in logs.trl_ppo_row(step).items()} for step in range(1, 4)]
+    diagnosis = diagnose(logs.write_lines(tmp_path / "log.jsonl", rows))
+    assert diagnosis.curves["kl_ref_seq"] == ([1, 2, 3], [0.1, 0.2, pytest.approx(0.3)])
+    huge = logs.trl_ppo_row(1, **{"objective/kl": 10**400, "loss/value_avg": -(10**400)})
+    curves = diagnose(logs.write_lines(tmp_path / "log.jsonl", [huge])).curves
+    assert curves["kl_ref_seq"].values == [math.inf] and curves["value_loss"].values == [-math.inf]
+
+
+def test_rows_that_lack_something_are_counted(tmp_path):
+    path = logs.trackio_project(tmp_path / "p.db", {"a": [(1, logs.trl_ppo_row(1)), (2, logs.trl_ppo_row(2))]}, {})
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE metrics SET metrics = '{broken' WHERE step = 2")
+    connection.commit()
+    connection.close()
+    diagnosis = diagnose(path)
+    assert diagnosis.rollouts == 1 and diagnosis.notes[-1].startswith("1 row without a step or an object")
+
+
+def some_logs(tmp_path):
+    """A log of each format, with a resume and a sample in it."""
+    rows = [logs.trl_ppo_row(step) for step in (*range(1, 9), *range(5, 12))]
+    header = list(rows[0])
+    text = "\n".join([",".join(header), *(",".join(str(row[key]) for key in header) for row in rows)])
+    (tmp_path / "log.csv").write_text(text)
+    (tmp_path / "verl.log").write_text("\n".join(logs.verl_line(step, logs.VERL_ROW) for step in range(1, 9)))
+    samples = (Sample("p", "c", 1.0),)
+    return [
+        logs.trainer_state(tmp_path / "trainer_state.json", rows),
+        logs.write_lines(tmp_path / "log.jsonl", rows),
+        journal(tmp_path / "diagnostics.jsonl", healthy(12), samples),
+        logs.trackio_project(tmp_path / "p.db", {"a": [(row["step"], row) for row in rows]}, {"learning_rate": 1e-5}),
+        logs.wandb_file(tmp_path / "run.wandb", rows, {"learning_rate": 1e-5}),
+        tmp_path / "log.csv",
+        tmp_path / "verl.log",
+    ]
+
+
+def test_damaged_logs_are_read_or_refused_and_nothing_else(tmp_path):
+    """Bytes changed, cut off and put in, at random: a diagnosis, or a sentence."""
+    rng = random.Random(0)
+    outcomes = {"read": 0, "refused": 0}
+    for path in some_logs(tmp_path):
+        whole = path.read_bytes()
+        assert diagnose(path).rollouts >= 8
+        for _ in range(40):
+            data = bytearray(whole)
+            for _ in range(rng.choice((1, 3, 30))):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            data = data[: rng.choice((len(data), rng.randrange(len(data))))]
+            place = rng.randrange(len(data) + 1)
+            data[place:place] = rng.randbytes(rng.choice((0, 0, 5)))
+            path.write_bytes(data)
+            try:
+                diagnose(path).to_text()
+            except ValueError as error:
+                assert str(path) in str(error)
+                outcomes["refused"] += 1
+            else:
+                outcomes["read"] += 1
+    assert min(outcomes.values()) > 20
 
 
 def test_one_row(tmp_path):

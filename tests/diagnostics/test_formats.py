@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import struct
 
 import logs
 import pytest
@@ -195,6 +196,12 @@ def test_wandb_records_at_the_end_of_a_block(left, tmp_path):
     history = [{"x": 1, "text": "x" * length}, {"x": 2}, {"x": 3}]
     path = logs.wandb_file(tmp_path / "run-a.wandb", history, {})
     assert rows(path) == [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}]
+
+
+def test_a_wandb_number_of_too_few_bytes_is_none(tmp_path):
+    more = [logs.wandb_number("x", struct.pack("<d", 2.5)), logs.wandb_number("x", b"\0\0\0")]
+    path = logs.wandb_file(tmp_path / "run-a.wandb", [{"x": 1}], {}, more)
+    assert rows(path) == [{"x": 1.0}, {"x": 2.5}, {}]
 
 
 def test_wandb_csv_of_a_history_and_of_a_chart(tmp_path):

@@ -89,14 +89,31 @@ CASES = {
         {"kl_ref_seq": 6.0, "lr": 1e-6, "lr_critic": 1e-5, "eval_score": 0.5, "entropy_tok": 0.4},
     ),
     "trlX": (
-        {"rollout_scores/mean": 1.0, "policy/sqrt_kl": 3.0, "kl_ctl_value": 0.1, "losses/value_loss": 0.2},
+        {"rollout_scores/mean": 1.0, "policy/sqrt_kl": 3.0, "kl_ctl_value": 0.1, "losses/value_loss": 0.2}
+        | {"returns/std": 0.5, "learning_rate_group_0": 1e-5},
         "trlX",
-        {"kl_ref_k3": 9.0, "beta": 0.1, "value_loss": 0.2},
+        {"kl_ref_k3": 9.0, "beta": 0.1, "value_loss": 0.2, "return_var": 0.25, "lr": 1e-5},
     ),
     "torchtune": (
-        {"scores": 1.0, "rlhf_reward": 0.5, "kl": 4.0, "approx_policy_kl": 0.01, "response_lengths": 40.0},
+        {"scores": 1.0, "rlhf_reward": 0.5, "kl": 4.0, "approx_policy_kl": 0.01, "response_lengths": 40.0}
+        | {"kl_reward": -0.5},
         "torchtune",
-        {"kl_ref_seq": 4.0, "kl_ref_tok": 0.1},
+        {"kl_ref_seq": 4.0, "kl_ref_tok": 0.1, "beta": 0.125},
+    ),
+    "NeMo-RL": (
+        {"train/reward": 0.5, "train/approx_entropy": 0.9, "train/kl_penalty": 0.01, "train/probs_ratio_max": 1.5}
+        | {"train/critic/explained_var": 0.4, "train/critic/returns_sq_mean": 0.5, "train/critic/returns_mean": 0.5}
+        | {"train/mean_gen_tokens_per_sample": 100.0, "train/truncation_rate": 0.1, "validation/accuracy": 0.6},
+        "NeMo-RL",
+        {"kl_ref_seq": 1.0, "entropy_tok": 0.9, "explained_var": 0.4, "return_var": 0.25, "trunc_rate": 0.1}
+        | {"ratio_max": 1.5, "eval_score": 0.6},
+    ),
+    "RL4LMs": (
+        {"rollout_info/ep_rew": 0.5, "rollout_info/ep_kl_rew": -0.1, "rollout_info/kl_div_mean": 0.02}
+        | {"rollout_info/kl_coeff": 0.1, "rollout_info/ep_lens": 50.0, "rollout_info/ref_log_prob": -1.5}
+        | {"ppo/approx_kl": 0.003, "ppo/entropy_loss": -2.5, "ppo/value_loss": 0.2, "ppo/explained_variance": 0.3},
+        "RL4LMs",
+        {"kl_ref_seq": 1.0, "beta": 0.1, "reward_mean": 0.4, "entropy_tok": 2.5, "ref_nll": 1.5, "kl_update": 0.003},
     ),
     "SB3": (
         {

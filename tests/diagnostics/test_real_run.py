@@ -30,7 +30,8 @@ def test_the_trackers_of_a_run_tell_the_same(tiny_policy_path, tiny_reward_path,
     prompts = Dataset.from_dict({"prompt": [f"Say {i}" for i in range(16)]})
     trainer = PPOTrainer(str(tiny_policy_path), str(tiny_reward_path), config, train_dataset=prompts)
     trainer.train()
-    state, events = diagnose(tmp_path / "out"), diagnose(tmp_path / "events")
+    state = diagnose(tmp_path / "out" / "checkpoint-12" / "trainer_state.json")
+    events = diagnose(tmp_path / "events")
     assert state.framework == events.framework == "rlhf_ext PPOTrainer"
     # Two optimizer steps a pass, two passes a rollout, one log line each.
     assert state.rollouts == events.rollouts == 12 // config.updates_per_rollout

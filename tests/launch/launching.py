@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +26,9 @@ def finish(process: subprocess.Popen, timeout: int = 300) -> str:
     try:
         printed, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        printed, _ = process.communicate()
+        # The workers have sessions of their own, and the launcher ends them when it is asked to, by force after 30 seconds.
+        process.terminate()
+        printed, _ = process.communicate(timeout=60)
         raise AssertionError(f"no end after {timeout} s:\n{printed[-6000:]}") from None
     assert process.returncode == 0, printed[-6000:]
     return printed

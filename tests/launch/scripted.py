@@ -22,12 +22,13 @@ from peft import LoraConfig
 from trl.trainer import rloo_trainer
 
 from rlhf_ext import PPOConfig, PPOTrainer
+from rlhf_ext.diagnostics.remedies import Action, Remediation
 
 # Settings of PPOConfig; whether LoRA is trained, and whether the reward model is an adapter of the policy's base.
 CASES = {
     "lora-head": {"critic": "head", "peft": True, "reward_adapter": False},
-    "lora-adapter": {"critic": "adapter", "peft": True, "reward_adapter": True},
-    "full-head": {"critic": "head", "peft": False, "reward_adapter": False},
+    "lora-adapter": {"critic": "adapter", "peft": True, "reward_adapter": True, "diagnostics": "act"},
+    "full-head": {"critic": "head", "peft": False, "reward_adapter": False, "diagnostics": "act"},
     "full-model": {"critic": "model", "peft": False, "reward_adapter": False},
     # The default of the recipes: DeepSpeed and FSDP then keep weights in bf16, where DDP casts on the fly.
     "lora-adapter-bf16": {"critic": "adapter", "peft": True, "reward_adapter": True, "bf16": True},
@@ -51,6 +52,12 @@ def evens_first(rollout: dict) -> dict:
     """In place of the shuffle: a minibatch has the same sequences however many processes share them."""
     return {name: None if column is None else column[[*range(0, len(column), 2), *range(1, len(column), 2)]]
             for name, column in rollout.items()}  # fmt: skip
+
+
+def act_after_the_first_rollout(self, diagnostics) -> list[Action]:
+    """In place of `Remediation.decide`, which the main process alone asks."""
+    factors = {"policy_lr": 0.5, "critic_lr": 0.25, "beta": 1.2} if diagnostics.history.rows == 1 else {}
+    return [Action(lever, x, "M1", "scripted", 0, 1, "kl_ref_seq", None) for lever, x in factors.items()]
 
 
 class ScriptedTrainer(PPOTrainer):
@@ -131,7 +138,10 @@ def run(
     peft, reward_model = overrides.pop("peft"), reward_models[overrides.pop("reward_adapter")]
     args = settings(folder, peft, deepspeed=deepspeed, **overrides)
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if peft else None
-    with mock.patch.object(rloo_trainer, "shuffle_sequence_dict", evens_first):
+    with (
+        mock.patch.object(rloo_trainer, "shuffle_sequence_dict", evens_first),
+        mock.patch.object(Remediation, "decide", act_after_the_first_rollout),
+    ):
         trainer = ScriptedTrainer(policy, [score, reward_model], args, prompts(), peft_config=adapter)
         trainer.train(resume_from_checkpoint=start)
     trainer.save_model()

@@ -1,6 +1,7 @@
 """The shipped configurations say the same in both formats, and start several machines."""
 
 import json
+import runpy
 import socket
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.utils import DeepSpeedPlugin
-from launching import CONFIGS, accelerate, finish, start
+from launching import CONFIGS, ROOT, accelerate, finish, start
 from transformers import TrainingArguments
 
-from rlhf_ext.trainer.launch import check_saves_weights
+from rlhf_ext import PPOConfig
+from rlhf_ext.trainer.launch import check_optimizer_has_critic, check_saves_weights
 
 NAMES = sorted(path.stem for path in (CONFIGS / "accelerate").glob("*.yaml"))
 ZERO = sorted(path.stem for path in (CONFIGS / "deepspeed").glob("*.json"))
@@ -97,6 +99,40 @@ def test_fsdp_that_would_save_no_model_is_refused(monkeypatch, tmp_path):
             check_saves_weights(arguments)
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
     check_saves_weights(arguments)
+
+
+def test_sft_that_would_save_no_model_is_refused_before_anything_loads(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    program = str(ROOT / "trainers" / "sft.py")
+    settings = [
+        "--model_name_or_path",
+        "nothing",
+        "--output_dir",
+        str(tmp_path),
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+    ]
+    monkeypatch.setattr("sys.argv", [program, *settings])
+    with pytest.raises(ValueError, match="SHARDED_STATE_DICT would save no model"):
+        runpy.run_path(program, run_name="__main__")
+
+
+@pytest.mark.parametrize("block", ["optimizer", "scheduler"])
+def test_an_optimizer_of_deepspeed_that_takes_critic_and_policy_as_one_is_refused(block, monkeypatch, tmp_path):
+    config = json.loads((CONFIGS / "deepspeed" / "zero2.json").read_text())
+    config[block] = {"type": {"optimizer": "AdamW", "scheduler": "WarmupLR"}[block], "params": {}}
+    (tmp_path / "zero2.json").write_text(json.dumps(config))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "zero2.json"))
+    settings = {"per_device_train_batch_size": 2, "use_cpu": True, "bf16": False}
+    check_optimizer_has_critic(PPOConfig(str(tmp_path), **settings))
+    for own in ({"critic_learning_rate": 1e-4}, {"critic_warmup_rollouts": 2}):
+        with pytest.raises(ValueError, match=f"{next(iter(own))} would have no effect: .* has its own {block}"):
+            check_optimizer_has_critic(PPOConfig(str(tmp_path), **settings, **own))
 
 
 def free_port() -> int:

@@ -69,7 +69,7 @@ def test_ppo(config, peft, tiny_policy_path, tiny_reward_path, tmp_path):
         "model_name_or_path": str(policy), "reward_model": tiny_reward_path, "use_peft": peft, "max_steps": 4,
         "dataset_train_split": "train[:48]", "dataset_test_split": "train[48:57]", "steps_per_generation": 2,
         "num_iterations": 2, "max_completion_length": 24, "kl_target": 1.0, "kl_unit": "sequence",
-        "gradient_checkpointing": True, "per_device_eval_batch_size": 4,
+        "gradient_checkpointing": True, "per_device_eval_batch_size": 4, "merge": peft,
     }  # fmt: skip
     output = run(config, "ppo", recipe, [{"prompt": f"Say {i}"} for i in range(64)], tmp_path)
     base = AutoModelForCausalLM.from_pretrained(policy)
@@ -77,6 +77,8 @@ def test_ppo(config, peft, tiny_policy_path, tiny_reward_path, tmp_path):
     if peft:
         assert_adapter_of_all_linear_layers(output)
         after = outputs(PeftModel.from_pretrained(base, str(output)))
+        merged = AutoModelForCausalLM.from_pretrained(output / "merged")
+        torch.testing.assert_close(outputs(merged), after, rtol=1e-4, atol=1e-4)
     else:
         after = outputs(AutoModelForCausalLM.from_pretrained(output))
     assert (after - before).abs().max() > 1e-3

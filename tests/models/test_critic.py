@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_ext import PPOTrainer
@@ -59,10 +59,56 @@ def test_a_critic_from_the_reward_model_predicts_its_weighted_score(
 def test_without_a_reward_model_the_critic_starts_as_the_policy_with_value_zero(tiny_policy_path, prompts, ppo_config):
     trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(beta=0.1), prompts)
     trunk = AutoModel.from_pretrained(tiny_policy_path).state_dict()
-    assert {name: (tensor == trunk[name]).all() for name, tensor in trainer.critic.trunk.state_dict().items()}
+    own = trainer.critic.trunk.state_dict()
+    assert own.keys() == trunk.keys() and all(torch.equal(tensor, trunk[name]) for name, tensor in own.items())
     own = {p.data_ptr() for p in trainer.critic.trunk.parameters()}
     assert not own & {p.data_ptr() for name, p in trainer.model.named_parameters() if "critic" not in name}
     assert not any(p.any() for p in trainer.critic.value_head.parameters())
+
+
+@pytest.mark.parametrize("given", ["instance", "peft instance", "subfolder"])
+def test_a_critic_that_starts_as_the_policy_has_the_very_weights_that_are_trained(
+    given, tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path
+):
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    torch.manual_seed(9)
+    torch.nn.init.normal_(model.model.embed_tokens.weight)  # no longer what is in the folder
+    own = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    kwargs = {"processing_class": tiny_tokenizer, "peft_config": lora() if given == "peft instance" else None}
+    args = ppo_config(beta=0.1, critic="model")
+    if given == "subfolder":
+        folder = tmp_path / "repository"
+        AutoModelForCausalLM.from_pretrained(tiny_policy_path).save_pretrained(folder)
+        model.save_pretrained(folder / "tuned")
+        args, model = ppo_config(beta=0.1, critic="model", model_init_kwargs={"subfolder": "tuned"}), str(folder)
+    trainer = PPOTrainer(model, code_points, args, prompts, **kwargs)
+    trunk = trainer.critic.trunk.state_dict()
+    assert trunk.keys() == own.keys() and all(torch.equal(tensor, own[name]) for name, tensor in trunk.items())
+    shared = {p.data_ptr() for p in trainer.critic.trunk.parameters()}
+    assert not shared & {p.data_ptr() for name, p in trainer.model.named_parameters() if "critic" not in name}
+
+
+@pytest.mark.parametrize(
+    "start", ["reward instance", "reward adapter", "adapter instance", "frozen instance", "the reward itself"]
+)
+def test_a_critic_of_its_own_is_trained_as_a_whole_and_its_origin_is_not(
+    start, tiny_policy_path, tiny_reward_path, tiny_reward_adapter_path, tiny_tokenizer, prompts, ppo_config
+):
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_policy_path, num_labels=1)
+    adapter = PeftModel.from_pretrained(base, tiny_reward_adapter_path)
+    reward = {"reward adapter": tiny_reward_adapter_path, "adapter instance": adapter}.get(start, judge)
+    frozen = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path).requires_grad_(False)
+    critic_model = {"frozen instance": frozen, "the reward itself": judge}.get(start)
+    args = ppo_config(beta=0.1, critic="model")
+    trainer = PPOTrainer(
+        tiny_policy_path, reward, args, prompts, critic_model=critic_model, reward_processing_classes=tiny_tokenizer
+    )
+    scores = {name: p.clone() for name, p in trainer.reward_funcs[0].model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in trainer.critic.named_parameters()}
+    trainer.train()
+    assert all(torch.equal(p, scores[name]) for name, p in trainer.reward_funcs[0].model.named_parameters())
+    assert {n for n, p in trainer.critic.named_parameters() if not torch.equal(p, before[n])} == set(before)
 
 
 @pytest.mark.parametrize("critic", ["adapter", "head", "model"])
@@ -130,6 +176,23 @@ def test_the_critic_learns_at_a_rate_of_its_own(critic, peft, tiny_policy_path, 
     assert trainer.state.log_history[0]["learning_rate"] == pytest.approx(1e-3 / 4)
 
 
+@pytest.mark.parametrize("rate", [None, 5e-3])
+def test_the_critic_is_added_to_an_optimizer_that_was_made_before_it(rate, tiny_policy_path, prompts, ppo_config):
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    args = ppo_config(beta=0.1, critic="head", critic_learning_rate=rate)
+    trainer = PPOTrainer(model, code_points, args, prompts, optimizers=(optimizer, None))
+    trainer.train()
+    assert trainer.optimizer.optimizer is optimizer
+    policy, critic = optimizer.param_groups
+    assert (policy["initial_lr"], critic["initial_lr"], critic["momentum"]) == (1e-2, rate or 1e-2, 0.9)
+    assert {id(p) for p in critic["params"]} == {id(p) for p in trainer.critic.parameters()}
+    assert all(p.any() for p in trainer.critic.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    with pytest.raises(ValueError, match=r"optimizers=\(optimizer, None\)"):
+        PPOTrainer(model, code_points, args, prompts, optimizers=(optimizer, schedule))
+
+
 @pytest.mark.parametrize(("critic", "peft"), [("adapter", True), ("head", False), ("model", False)])
 def test_the_policy_stands_still_while_the_critic_warms_up(critic, peft, tiny_policy_path, prompts, ppo_config):
     # 4 steps a rollout: rollouts 1 and 2 warm the critic up, the policy moves in 3 and 4.
@@ -193,6 +256,21 @@ def test_only_an_adapter_of_the_very_base_is_attached(
     )
 
 
+def test_a_base_that_was_trained_in_memory_keeps_its_hands_off_the_reward_adapter(
+    tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path
+):
+    folder = reward_adapter(tmp_path / "same", tiny_policy_path, tiny_tokenizer)
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    with torch.no_grad():
+        policy.model.layers[0].mlp.down_proj.weight.mul_(3)  # trained further, under its old name
+    changed = PPOTrainer(
+        policy, folder, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer, peft_config=lora()
+    )
+    as_saved = PPOTrainer(tiny_policy_path, folder, ppo_config(beta=0.1), prompts, peft_config=lora())
+    inputs = (["ab", "c"], ["x", "yz"], [[10, 1], [11, 12, 13]])
+    assert changed.reward_funcs[0](*inputs) == pytest.approx(as_saved.reward_funcs[0](*inputs), rel=1e-5)
+
+
 def test_a_reward_adapter_that_does_not_fit_is_refused_by_name(
     tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path
 ):
@@ -210,7 +288,6 @@ def test_a_reward_adapter_that_does_not_fit_is_refused_by_name(
 
 
 def test_a_policy_adapter_loads_with_peft_alone(tiny_policy_path, tiny_tokenizer, prompts, ppo_config, tmp_path):
-    from peft import PeftModel
     from transformers import AutoTokenizer, GenerationConfig
 
     rewards = reward_adapter(tmp_path / "reward", tiny_policy_path, tiny_tokenizer)

@@ -60,3 +60,38 @@ def test_four_roles_train_on_one_4_bit_base(
     # TRL trains the adapter in bfloat16; PEFT loads the same numbers in float32.
     saved, own = get_peft_model_state_dict(policy), get_peft_model_state_dict(trainer.model)
     assert saved.keys() == own.keys() and all(torch.equal(saved[name], own[name].float()) for name in own)
+
+
+def test_a_resumed_4_bit_run_is_the_run_never_stopped(
+    tiny_policy_path, reward_adapter_path, prompts, ppo_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: False)
+
+    def run(folder, **kwargs):
+        args = ppo_config(
+            output_dir=str(tmp_path / folder), beta=0.1, optim="adamw_8bit", learning_rate=1e-2, max_steps=6,
+            save_strategy="steps", save_steps=3, model_init_kwargs={"dtype": "float32"},
+        )  # fmt: skip
+        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        trainer = PPOTrainer(
+            tiny_policy_path, reward_adapter_path, args, prompts, quantization_config=NF4, peft_config=lora
+        )
+        trainer.train(**kwargs)
+        seconds = ("time/", "step_time", "train_")
+        return trainer, [
+            {k: v for k, v in row.items() if not k.startswith(seconds)} for row in trainer.state.log_history
+        ]
+
+    whole, log = run("whole")
+    resumed, resumed_log = run("resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed_log == log
+    own = dict(whole.model.named_parameters())
+    assert {p.dtype for name, p in own.items() if ".lora_A." in name} >= {torch.bfloat16}
+    for name, parameter in resumed.model.named_parameters():
+        assert parameter.dtype == own[name].dtype and torch.equal(parameter, own[name]), name
+
+
+def test_a_critic_of_its_own_is_not_made_of_quantised_weights(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path, quantization_config=NF4)
+    with pytest.raises(ValueError, match="cannot start from a quantised LlamaForSequenceClassification"):
+        PPOTrainer(tiny_policy_path, judge, ppo_config(beta=0.1), prompts)

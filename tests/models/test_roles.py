@@ -233,8 +233,9 @@ def test_other_adapters_play_policy_reference_and_critic(config, four_roles, tin
         (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "PREFIX_TUNING"),
         (lora(bias="lora_only"), "bias='lora_only'"),
         (lora(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
+        (lora(layer_replication=[[0, 2], [1, 2]]), "layer_replication="),
     ],
-    ids=["prefix tuning", "bias", "pissa"],
+    ids=["prefix tuning", "bias", "pissa", "layer replication"],
 )
 def test_adapters_that_cannot_be_a_role_are_refused_by_name(config, message, four_roles):
     with pytest.raises(ValueError, match=message):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from peft import LoraConfig
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerControl, TrainerState
 from trl import ModelConfig, get_peft_config
 
 from conftest import tiny_config
@@ -76,6 +76,24 @@ def test_weights_gradients_and_states_are_those_of_a_real_trainer(
     assert found == {"policy": gradients.policy, "critic": gradients.critic}
     states = [v for state in trainer.optimizer.state.values() for v in state.values()]
     assert sum(planned(plan, "score", role, "optimizer states") for role in ("policy", "critic")) == size(states)
+
+
+def test_a_saved_adapter_is_planned_with_its_initial_state_beside_it(ppo_config, prompts, tiny_policy_path, tmp_path):
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+    get_peft_model(base, adapter).save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_policy_path).save_pretrained(tmp_path / "adapter")
+    args = ppo_config()
+    model_args = ModelConfig(model_name_or_path=str(tmp_path / "adapter"), dtype="float32")
+    trainer = PPOTrainer(str(tmp_path / "adapter"), lambda completions, **_: [0.0] * len(completions), args, prompts)
+    settings, _ = settings_of_recipe(args, model_args, [], 12, Launch(on_gpu=False))
+    plan = plan_memory(settings)
+    sizes = {part.what: part.bytes for part in plan.phase("score").parts if part.role == "policy"}
+    ours = sum(
+        planned(plan, "score", role, "weights", "adapter", "value head") for role in ("policy", "reference", "critic")
+    )
+    assert ours == size(trainer.model.parameters())
+    assert planned(plan, "score", "reference", "adapter") == sizes["adapter"] > 0
 
 
 @pytest.mark.parametrize(("quantization", "double"), [("4bit", False), ("4bit", True), ("8bit", False)])

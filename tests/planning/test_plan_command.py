@@ -97,6 +97,28 @@ def test_a_change_that_is_advised_does_what_it_says(setting, overrides, recipe, 
     assert list(advised.values()) == sorted(advised.values())
 
 
+def test_lora_is_planned_where_the_programs_put_it_by_default(recipe, run_plan):
+    recipe |= {"use_peft": True, "lora_r": 4}
+    everywhere = run_plan(recipe | {"lora_target_modules": "all-linear"}, "--json")
+    assert (
+        run_plan(recipe, "--json")
+        == everywhere
+        != run_plan(recipe | {"lora_target_modules": ["q_proj", "v_proj"]}, "--json")
+    )
+
+
+@pytest.mark.parametrize(("half", "lora"), [("bf16", True), ("fp16", False)])
+def test_zero_is_advised_with_the_peak_that_it_is_planned_with(half, lora, recipe, run_plan):
+    recipe |= {"use_cpu": False, "bf16": False, half: True, "use_peft": lora}
+    plan = json.loads(run_plan(recipe, "--json", "--num_gpus", "2"))
+    advised = {change["setting"]: change["peak"] for change in plan["changes"]}
+    for stage in ("2", "3"):
+        changed = json.loads(run_plan(recipe, "--json", "--num_gpus", "2", "--zero_stage", stage))["peak"]["bytes"]
+        expected = advised.get(f"--zero_stage {stage}")
+        assert changed == expected if expected else changed >= plan["peak"]["bytes"]
+    assert "--zero_stage 3" in advised
+
+
 def test_gpus_share_a_rollout_that_is_given_as_a_whole(recipe, run_plan):
     del recipe["steps_per_generation"]
     recipe |= {"generation_batch_size": 32, "use_cpu": False, "bf16": True}

@@ -42,8 +42,15 @@ def unmatched(names, patterns):
 @pytest.fixture(scope="module")
 def trainer(tiny_policy_path, tiny_reward_path, tmp_path_factory):
     from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from rlhf_ext import PPOConfig
+
+    known = str(tmp_path_factory.mktemp("reward"))
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_path)
+    model.config.score_mean, model.config.score_std = 0.0, 1.0
+    model.save_pretrained(known)
+    AutoTokenizer.from_pretrained(tiny_reward_path).save_pretrained(known)
 
     prompts = Dataset.from_dict({"prompt": [f"Say {i}" for i in range(16)]})
     config = PPOConfig(
@@ -51,7 +58,7 @@ def trainer(tiny_policy_path, tiny_reward_path, tmp_path_factory):
         per_device_train_batch_size=4,
         steps_per_generation=2,
         max_steps=8,
-        max_completion_length=4,
+        max_completion_length=64,
         kl_target=6.0,
         kl_unit="sequence",
         report_to=[],
@@ -60,7 +67,14 @@ def trainer(tiny_policy_path, tiny_reward_path, tmp_path_factory):
         bf16=False,
         gradient_checkpointing=False,
     )
-    trainer = PPOTrainer(tiny_policy_path, tiny_reward_path, config, prompts, eval_dataset=prompts)
+    trainer = PPOTrainer(
+        tiny_policy_path,
+        [tiny_reward_path, known],
+        config,
+        prompts,
+        eval_dataset=prompts,
+        quality_fn=lambda completions, **_: [float(len(text)) for text in completions],
+    )
     trainer.train()
     return trainer
 

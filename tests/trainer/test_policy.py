@@ -1,11 +1,14 @@
 """Saved adapters: trained further, and merged."""
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_ext import PPOTrainer, merge_adapter
+from rlhf_ext.models.reward_adapter import RewardAdapter
 from rlhf_ext.rollout import Sequences
 
 IDS = torch.tensor([[5, 6, 7, 9, 10]])
@@ -51,9 +54,53 @@ def test_a_saved_adapter_is_trained_further_and_is_its_own_reference(
     assert (logits(saved) - logits(start)).abs().max() > 1e-2
 
 
+def in_hub_cache(folder, cache, repository, revision):
+    """Puts a folder into a cache of the Hub, as the given revision of a repository."""
+    place = cache / f"models--{repository.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / f"{revision:0<40}")
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs" / revision).write_text(f"{revision:0<40}")
+
+
+def test_adapters_are_found_with_the_arguments_that_reach_the_hub(
+    adapter_path, tiny_policy_path, tiny_reward_adapter_path, tiny_tokenizer, prompts, ppo_config, tmp_path
+):
+    in_hub_cache(adapter_path, tmp_path / "cache", "me/policy", "main")
+    torch.manual_seed(4)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_policy_path), lora()).save_pretrained(tmp_path / "v2")
+    in_hub_cache(tmp_path / "v2", tmp_path / "cache", "me/policy", "v2")
+    in_hub_cache(tiny_reward_adapter_path, tmp_path / "cache", "me/reward", "main")
+    args = ppo_config(beta=0.1, model_init_kwargs={"cache_dir": str(tmp_path / "cache"), "revision": "v2"})
+    trainer = PPOTrainer(
+        "me/policy", "me/reward", args, prompts, processing_class=tiny_tokenizer,
+        reward_processing_classes=tiny_tokenizer,
+    )  # fmt: skip
+    v2 = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_policy_path), tmp_path / "v2")
+    torch.testing.assert_close(logits(trainer.model), logits(v2), rtol=1e-5, atol=1e-5)
+    assert isinstance(trainer.reward_funcs[0].model, RewardAdapter)
+
+
 def test_a_new_adapter_on_a_saved_one_is_refused(adapter_path, prompts, ppo_config):
     with pytest.raises(ValueError, match="is a saved adapter, and PPO trains it further"):
         PPOTrainer(adapter_path, code_points, ppo_config(), prompts, peft_config=lora())
+
+
+def test_a_policy_that_would_not_learn_is_refused(adapter_path, tiny_policy_path, tiny_tokenizer, prompts, ppo_config):
+    def base():
+        return AutoModelForCausalLM.from_pretrained(tiny_policy_path)
+
+    for_inference = PeftModel.from_pretrained(base(), adapter_path)
+    for policy in (for_inference, base().requires_grad_(False)):
+        with pytest.raises(ValueError, match="No parameter of the policy requires a gradient"):
+            PPOTrainer(policy, code_points, ppo_config(), prompts, processing_class=tiny_tokenizer)
+    named = PeftModel.from_pretrained(base(), adapter_path, adapter_name="mine", is_trainable=True)
+    with pytest.raises(ValueError, match="must be named 'default'; this PeftModel has mine"):
+        PPOTrainer(named, code_points, ppo_config(), prompts, processing_class=tiny_tokenizer)
+    # A frozen base is what a new adapter is for.
+    PPOTrainer(
+        base().requires_grad_(False), code_points, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer,
+        peft_config=lora(),
+    )  # fmt: skip
 
 
 def test_a_merged_adapter_is_a_plain_model_with_the_same_outputs(

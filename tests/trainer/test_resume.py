@@ -240,6 +240,7 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(checkpoint, tiny_po
         ({"num_iterations": 3}, "num_iterations was 2 and is 3"),
         ({"per_device_train_batch_size": 2, "steps_per_generation": 4}, "steps_per_generation was 2 and is 4"),
         ({"seed": 5}, "seed was 1 and is 5"),
+        ({"beta": 0.3}, "beta was 'auto' and is 0.3"),
         ({"rows": 15}, "rows of the data was 16 and is 15"),
         ({"kl_target": 1.0}, "target=0.5, this run has target=1.0"),
         ({"processes": 2}, "number of processes was 2 and is 1"),
@@ -271,6 +272,36 @@ def test_a_checkpoint_of_another_trainer_or_of_the_model_alone_is_refused(tiny_p
 )
 def test_the_command_line_can_ask_for_the_newest_checkpoint(given, taken, ppo_config):
     assert ppo_config(resume_from_checkpoint=given).resume_from_checkpoint == taken
+
+
+@pytest.mark.parametrize("given", ["as the program does", "to train", "as an instance"])
+def test_a_run_is_not_continued_with_its_own_policy_as_reference(given, checkpoint, tiny_tokenizer, ppo_config):
+    settings = RUN | {"max_steps": 4, "output_dir": str(checkpoint.parent)}
+    if given == "as the program does":
+        # No tokenizer and no weights: nothing is loaded before.
+        for name in ("model.safetensors", "tokenizer.json"):
+            (checkpoint.parent / "checkpoint-2" / name).unlink()
+        args = ppo_config(**settings, resume_from_checkpoint="true")
+        with pytest.raises(ValueError, match=r"checkpoint-2` was saved by the run .* began with \(.*tiny-policy\)"):
+            PPOTrainer(str(checkpoint.parent / "checkpoint-2"), code_points, args, PROMPTS)
+        return
+    model = AutoModelForCausalLM.from_pretrained(checkpoint) if given == "as an instance" else str(checkpoint)
+    trainer = PPOTrainer(model, code_points, ppo_config(**settings), PROMPTS, processing_class=tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"checkpoint-3` was saved by the run that is to be continued"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_run_that_began_with_a_checkpoint_of_another_in_its_folder_goes_on(checkpoint, ppo_config):
+    def run(folder, **kwargs):
+        args = ppo_config(**RUN | {"max_steps": 5, "save_steps": 4, "output_dir": str(checkpoint.parent)})
+        trainer = PPOTrainer(str(folder / "checkpoint-2"), code_points, args, PROMPTS)
+        trainer.train(**kwargs)
+        return trainer
+
+    whole = run(checkpoint.parent)
+    # Also when everything has been moved.
+    moved = checkpoint.parent.rename(checkpoint.parent.with_name("moved"))
+    assert_same_run(whole, run(moved, resume_from_checkpoint=str(moved / "checkpoint-4")))
 
 
 # ---- What Trainer does with checkpoints -----------------------------------------------------------------------------
@@ -334,3 +365,15 @@ def test_sigterm_saves_says_how_to_go_on_and_exits(tiny_policy_path, ppo_config,
     resumed = PPOTrainer(tiny_policy_path, code_points, args, PROMPTS)
     resumed.train(resume_from_checkpoint=True)
     assert_same_run(whole, resumed)
+
+
+def test_sigterm_promises_no_resume_of_a_model_alone(tiny_policy_path, ppo_config, tmp_path, capsys):
+    def terminated(completions, **_):
+        signal.raise_signal(signal.SIGTERM)
+        return code_points(completions)
+
+    args = ppo_config(**RUN | {"save_only_model": True, "output_dir": str(tmp_path)})
+    with pytest.raises(SystemExit):
+        PPOTrainer(tiny_policy_path, terminated, args, PROMPTS).train()
+    said = capsys.readouterr().err
+    assert "Saved step 1 in" in said and "no run can be resumed" in said and "To go on" not in said

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from kills import PHASES, kill_runs, report  # noqa: E402
 
+ON_CPU = ROOT / "tests" / "launch" / "on_cpu.py"
 TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 pytestmark = pytest.mark.slow
 
@@ -70,13 +71,20 @@ def launch(*arguments):
     )
 
 
-@pytest.mark.parametrize("kinds", ["full model", "lora adapter start head"])
-def test_two_processes_resume_inside_a_rollout(kinds, tiny_policy_path, tmp_path):
-    program = tmp_path / "program.py"
+@pytest.mark.parametrize(
+    ("zero_stage", "kinds"),
+    [(None, "full model"), (None, "lora adapter start head"), (2, "full model lora adapter")],
+    ids=["ddp-full", "ddp-lora", "zero2"],
+)
+def test_two_processes_resume_inside_a_rollout(zero_stage, kinds, tiny_policy_path, tmp_path):
+    program, facts = tmp_path / "program.py", tmp_path / "facts.json"
     program.write_text(SAME_RUN)
-    process = launch(*TWO_PROCESSES, program, tiny_policy_path, tmp_path, *kinds.split())
+    options = ("--multi_gpu",) if zero_stage is None else ("--use_deepspeed", "--zero_stage", zero_stage)
+    two = ("--num_processes", "2", "--main_process_port", "0", ON_CPU, facts)
+    process = launch(*options, *two, program, tiny_policy_path, tmp_path, *kinds.split())
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-3000:]
+    assert {run["zero_stage"] for run in json.loads(facts.read_text())} == {zero_stage}
 
 
 @pytest.fixture

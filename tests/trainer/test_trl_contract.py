@@ -32,6 +32,7 @@ SIGNATURES = {
     "_get_train_sampler": ["self", "dataset"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_get_output_dir": ["self", "trial"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
 }
 ATTRIBUTES = {
     "_buffered_inputs", "_step", "_metrics", "_logs", "_tokenizer", "eos_token_ids", "reward_weights", "reward_funcs",
@@ -100,6 +101,7 @@ def test_the_config_still_refuses_one_generation(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name"),
     [(trl.trainer.utils, "add_fused_lm_head"), (trl.trainer.utils, "disable_dropout_in_model"),
+     (trl.trainer.utils, "is_async_callable"), (trl.trainer.utils, "get_callable_name"),
      (trl.models, "prepare_deepspeed"), (trl.models, "prepare_fsdp")],
 )  # fmt: skip
 def test_a_helper_is_where_it_was(module, name):

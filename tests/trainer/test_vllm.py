@@ -34,6 +34,8 @@ class Engine:
 
     def generate(self, prompts, images, num_generations, profiler=None):
         self.calls += 1
+        # As vLLM's server does: of each prompt once, and as many answers.
+        prompts = [prompt for prompt in prompts[::num_generations] for _ in range(num_generations)]
         completions = [[10 + self.calls % 7 + i % 5, 12, 13][: 2 + i % 2] for i in range(len(prompts))]
         reported = []
         for prompt, answer in zip(prompts, completions, strict=True):
@@ -56,6 +58,16 @@ def test_a_run_with_the_same_weights_passes_and_is_checked_after_each_sync(tiny_
     engine = with_engine(trainer)
     trainer.train()
     assert engine.calls == 4  # two rollouts, each with a sync and so with a probe
+
+
+def test_an_evaluation_with_fewer_answers_per_prompt_is_checked_too(tiny_policy_path, prompts, ppo_config):
+    args = ppo_config(beta=0.1, num_generations=2, num_generations_eval=1, max_steps=8, per_device_eval_batch_size=4)
+    trainer = PPOTrainer(tiny_policy_path, code_points, args, prompts, eval_dataset=prompts.select(range(4)))
+    engine = with_engine(trainer)
+    trainer.train()
+    calls = engine.calls
+    assert trainer.evaluate()["eval_objective/score"] > 0
+    assert engine.calls == calls + 2  # the weights are new, so with a probe
 
 
 def test_other_weights_stop_the_run_with_both_numbers(tiny_policy_path, prompts, ppo_config):

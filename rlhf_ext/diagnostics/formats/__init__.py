@@ -81,6 +81,8 @@ def _open_file(path: Path, run: str | None) -> Source:
         return tensorboard(path, run)
     if head.startswith(b":W&B"):
         return wandb_run(path)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is UTF-16, as Windows writes what a program prints: convert it to UTF-8.")
     if b"\0" in head:
         raise ValueError(f"{path} is no log: its content is binary; {_ACCEPTED}.")
     return _open_text(path, head.decode("utf-8-sig", "replace"), run)
@@ -99,6 +101,8 @@ def _open_text(path: Path, head: str, run: str | None) -> Source:
         return json_array(path)
     if is_csv(head):
         return csv_table(path, run)
+    if path.suffix in (".csv", ".tsv") and len(start.splitlines()) == 1:
+        raise ValueError(f"{path} holds a header and no row.")
     if is_verl_console(path):
         return verl_console(path)
     raise ValueError(f"{path} is no log that is known here; {_ACCEPTED}.")
@@ -109,12 +113,20 @@ def _journal(path: Path) -> Source:
     source = Source("rlhf_ext diagnostics.jsonl", lambda: iter(()), canonical=True)
 
     def read() -> Iterator[Row]:
+        damaged = 0
         for data in objects(path, source):
             if data.get("kind") == "settings":
                 source.config = {key: value for key, value in data.items() if key != "kind"}
             elif data.get("kind") == "rollout":
-                values = {"step": float(data["step"]), **numbers(data["values"])}
-                yield Row(values, data["provenance"], samples_from(data["samples"]))
+                try:
+                    values = {"step": float(data["step"]), **numbers(data["values"])}
+                    row = Row(values, dict(data["provenance"]), samples_from(data["samples"]))
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    damaged += 1
+                    continue
+                yield row
+        if damaged:
+            source.note(f"{damaged} line{'s' if damaged > 1 else ''} of rollouts that lack something were left out.")
 
     source.read = read
     return source

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from .source import Row, Source, numbers
 from .text import LONGEST_LINE, lines
 
 _CHUNK = 2**18
+_GAP = re.compile(r"[ \r\n\t,]*")
+_SPACE = re.compile(r"[ \r\n\t]*")
 
 
 def json_lines(path: Path) -> Source:
@@ -36,7 +39,7 @@ def objects(path: Path, source: Source) -> Iterator[dict[str, Any]]:
             continue
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             data = None
         if isinstance(data, dict):
             yield data
@@ -80,26 +83,32 @@ def array_objects(path: Path, opening: str) -> Iterator[dict[str, Any]]:
     """
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        text = _after(file, opening, path)
+        text, at = _after(file, opening, path), 0
         while True:
-            text = text.lstrip(" \r\n\t,")
-            if text.startswith("]"):
+            at = _end_of(_GAP, text, at)
+            if text.startswith("]", at):
                 return
             try:
-                data, end = decoder.raw_decode(text) if text else (None, 0)
-            except ValueError:
-                end = 0
-            rest = text[end:].lstrip(" \r\n\t")
+                data, end = decoder.raw_decode(text, at) if at < len(text) else (None, at)
+            except (ValueError, RecursionError):
+                end = at
+            following = _end_of(_SPACE, text, end)
             # A number at the end of what was read may go on.
-            if end and rest.startswith((",", "]")):
-                text = rest
+            if end > at and text.startswith((",", "]"), following):
+                at = following
                 if isinstance(data, dict):
                     yield data
                 continue
+            text, at = text[at:], 0
             more = file.read(max(_CHUNK, len(text)))
             if not more or len(text) > LONGEST_LINE:
                 raise ValueError(f"{path} breaks off, or is no JSON, near {text[:40]!r}.")
             text += more
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
 
 
 def _after(file: Any, opening: str, path: Path) -> str:
@@ -121,7 +130,7 @@ def first_object(head: str) -> dict[str, Any] | None:
     line = next((line for line in head.splitlines() if line.strip()), "")
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 

@@ -7,13 +7,7 @@ from typing import Any, NamedTuple
 
 from ..record import Sample
 
-_NOT_FINITE = {
-    "nan": math.nan,
-    "inf": math.inf,
-    "infinity": math.inf,
-    "-inf": -math.inf,
-    "-infinity": -math.inf,
-}
+_LONGEST_NUMBER = 40
 
 
 class Row(NamedTuple):
@@ -57,12 +51,22 @@ class Source:
 
 
 def number(value: Any) -> float | None:
-    """The number that a JSON value stands for, `None` if it is none; loggers write NaN and infinity as words."""
+    """
+    The number that a JSON value stands for, `None` if it is none. Loggers write NaN and infinity as words, and a table that
+    was converted to JSON may hold all its numbers as text.
+    """
     if isinstance(value, float):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 2**1000 else math.copysign(math.inf, value)
-    return _NOT_FINITE.get(value.lower()) if isinstance(value, str) else None
+        return float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
+    return _number_in(value) if isinstance(value, str) and len(value) <= _LONGEST_NUMBER else None
+
+
+def _number_in(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def numbers(data: Mapping[str, Any], null: float | None = None) -> dict[str, float]:
@@ -74,11 +78,15 @@ def numbers(data: Mapping[str, Any], null: float | None = None) -> dict[str, flo
         null (`float`, *optional*): What `null` stands for in this format; by default for a value that was not logged.
     """
     found: dict[str, float] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            found |= {f"{key}/{inner}": x for inner, x in numbers(value, null).items()}
-            continue
-        parsed = null if value is None else number(value)
-        if parsed is not None:
-            found[key] = parsed
+    levels = [("", data)]
+    for prefix, level in levels:
+        for key, value in level.items():
+            if type(value) is float:
+                found[prefix + key] = value
+            elif isinstance(value, dict):
+                levels.append((f"{prefix}{key}/", value))
+            else:
+                parsed = null if value is None else number(value)
+                if parsed is not None:
+                    found[prefix + key] = parsed
     return found

@@ -86,7 +86,7 @@ def _value(message: bytes) -> tuple[str, float | bytes | None]:
             continue
         if field == _VALUE_TAG:
             tag = value.decode("utf-8", "replace")
-        elif field == _VALUE_SIMPLE:
+        elif field == _VALUE_SIMPLE and len(value) == 4:
             parsed = struct.unpack("<f", value)[0]
         elif field == _VALUE_TENSOR:
             parsed = _tensor(value)

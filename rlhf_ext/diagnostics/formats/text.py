@@ -78,7 +78,7 @@ def is_csv(head: str) -> bool:
         return False
     delimiter = _delimiter(first[0])
     header, row = next(csv.reader([first[0]], delimiter=delimiter)), next(csv.reader([first[1]], delimiter=delimiter))
-    names = [name for name in header if name and _cell(name) is None]
+    names = [name for name in header if name and number(name) is None]
     return len(header) > 1 and len(header) == len(row) and len(names) > 1 and any(map(_is_number, row))
 
 
@@ -96,7 +96,7 @@ def csv_table(path: Path, run: str | None) -> Source:
             next(rows)
             for cells in rows:
                 # Blank is "not logged at this row".
-                values = {names[i]: _cell(cell) for i, cell in enumerate(cells) if cell and i in names}
+                values = {names[i]: number(cell) for i, cell in enumerate(cells) if cell and i in names}
                 yield Row({key: value for key, value in values.items() if value is not None})
 
     return Source(kind, read)
@@ -137,13 +137,6 @@ def _delimiter(header: str) -> str:
     return max(",\t;", key=header.count)
 
 
-def _cell(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return number(text)
-
-
 def _is_number(text: str) -> bool:
-    value = _cell(text)
+    value = number(text)
     return value is not None and not math.isnan(value)

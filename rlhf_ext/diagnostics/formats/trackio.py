@@ -24,13 +24,21 @@ def trackio(path: Path, run: str | None) -> Source:
         raise ValueError(f"{path} holds no run: trackio's table `metrics` is empty.")
     chosen = choose_run(path, runs, run)
 
-    def read() -> Iterator[Row]:
-        for step, metrics in _query(path, "SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id", chosen):
-            data = json.loads(metrics)
-            if isinstance(data, dict):
-                yield Row({"step": float(step), **numbers(data)})
+    source = Source("trackio project", lambda: iter(()), config=_config(path, chosen))
 
-    return Source("trackio project", read, config=_config(path, chosen))
+    def read() -> Iterator[Row]:
+        damaged = 0
+        for step, metrics in _query(path, "SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id", chosen):
+            data = _object(metrics)
+            if data is None or not isinstance(step, int):
+                damaged += 1
+                continue
+            yield Row({"step": float(step), **numbers(data)})
+        if damaged:
+            source.note(f"{damaged} row{'s' if damaged > 1 else ''} without a step or an object were left out.")
+
+    source.read = read
+    return source
 
 
 def _config(path: Path, run: str) -> dict[str, Any]:
@@ -38,9 +46,17 @@ def _config(path: Path, run: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for (text,) in _query(path, "SELECT config FROM configs WHERE run_name = ? ORDER BY id", run):
-        data = json.loads(text)
-        found |= data if isinstance(data, dict) else {}
+        found |= _object(text) or {}
     return found
+
+
+def _object(text: Any) -> dict[str, Any] | None:
+    """The JSON object in a cell, if there is one."""
+    try:
+        data = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _query(path: Path, sql: str, *parameters: str) -> Iterator[Any]:
@@ -48,5 +64,5 @@ def _query(path: Path, sql: str, *parameters: str) -> Iterator[Any]:
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             yield from connection.execute(sql, parameters)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no project of trackio that can be read: {error}.") from error

@@ -21,9 +21,9 @@ def wandb_run(path: Path) -> Source:
     source = Source("W&B run file", lambda: iter(()))
 
     def read() -> Iterator[Row]:
-        for kind, message in _records(path, source):
+        for kind, items in _records(path, source):
             if kind == _RECORD_HISTORY:
-                yield Row(numbers(dict(_items(message))))
+                yield Row(numbers(items))
 
     source.read = read
     source.config = _config(path, source)
@@ -33,15 +33,10 @@ def wandb_run(path: Path) -> Source:
 def _config(path: Path, source: Source) -> dict[str, Any]:
     """The configuration: of the start of the run, and what was added before the first row."""
     config: dict[str, Any] = {}
-    for kind, message in _records(path, source):
+    for kind, items in _records(path, source):
         if kind == _RECORD_HISTORY:
             break
-        if kind == _RECORD_CONFIG:
-            config |= dict(_items(message))
-        elif kind == _RECORD_RUN:
-            for field, value in fields(message):
-                if field == _RUN_CONFIG and isinstance(value, bytes):
-                    config |= dict(_items(value))
+        config |= items
     return config
 
 
@@ -57,7 +52,7 @@ def _items(message: bytes) -> Iterator[tuple[str, Any]]:
                 names.append(content.decode("utf-8", "replace"))
             elif inner == _VALUE_JSON and isinstance(content, bytes):
                 value = _parsed(content)
-            elif inner == _NUMBER and isinstance(content, bytes):
+            elif inner == _NUMBER and isinstance(content, bytes) and len(content) == 8:
                 value = struct.unpack("<d", content)[0]
             elif inner == _INTEGER and isinstance(content, int):
                 value = content if content < 2**63 else content - 2**64
@@ -67,17 +62,20 @@ def _items(message: bytes) -> Iterator[tuple[str, Any]]:
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def _records(path: Path, source: Source) -> Iterator[tuple[int, bytes]]:
-    """Number of the field that holds it, and message, of every record."""
+def _records(path: Path, source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the field that holds it, and items, of every record."""
     try:
         for data in _whole_records(path, source):
             for field, value in fields(data):
-                if isinstance(value, bytes) and field in (_RECORD_HISTORY, _RECORD_CONFIG, _RECORD_RUN):
-                    yield field, value
+                if isinstance(value, bytes) and field in (_RECORD_HISTORY, _RECORD_CONFIG):
+                    yield field, dict(_items(value))
+                elif isinstance(value, bytes) and field == _RECORD_RUN:
+                    parts = [part for inner, part in fields(value) if inner == _RUN_CONFIG and isinstance(part, bytes)]
+                    yield field, {key: item for part in parts for key, item in _items(part)}
     except NoMessageError as error:
         raise ValueError(f"{path} is damaged, or no file of a W&B run: {error}") from error
 

@@ -1,7 +1,9 @@
 """
 verl, in its names of 2025 and 2026 and the older ones, and ROLL, which took them over.
 
-Sources: `verl/trainer/ppo/metric_utils.py`, `verl/trainer/ppo/core_algos.py`, `verl/workers/critic/dp_critic.py`, and
+Sources, in verl-project/verl and volcengine/verl before it: `verl/trainer/ppo/metric_utils.py` (`compute_data_metrics`),
+`verl/trainer/ppo/ray_trainer.py` (`apply_kl_penalty`), `verl/trainer/ppo/rollout_corr_helper.py`
+(`compute_offpolicy_metrics`), `verl/workers/actor/dp_actor.py` and `verl/workers/critic/dp_critic.py`; older names from
 the logs published with the project.
 """
 
