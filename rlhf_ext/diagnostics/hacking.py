@@ -25,7 +25,7 @@ class HackingConfig:
         warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On noise
             without a trend they are passed, three probes in a row, by 4 % and by less than 1 % of series of 20.
         rising_sds (`float`): The same where the score rose clearly since the best, by twice the noise of a rollout. A
-            quality that goes with the score would have risen too: it is below 1 in the lab's healthy runs.
+            quality that goes with the score would have risen too; none of the lab's healthy runs passes it three times.
         disagreement (`float`): Growth of the disagreement between reward models that leaves their common ground.
         outliers (`float`): Share of completions outside the reward model's training data.
         spread (`float`): Spread of the scores over that of the reference, with the mean at the ceiling.
