@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.failures.figures import FIGURES, draw
+from benchmarks.failures.acting import pairs
 from benchmarks.failures.labels import is_healthy, label
 from benchmarks.failures.recipes import RECIPES, split_of
 from benchmarks.failures.replay import VERDICTS, moved
@@ -29,7 +30,7 @@ def test_stored_runs_are_in_the_half_of_their_seed_and_of_recipes_that_exist():
     for path in RUNS.glob("*/*/*/records.jsonl.gz"):
         split, recipe, seed = path.parts[-4:-1]
         assert recipe in RECIPES
-        assert split == split_of(int(seed))
+        assert split in ("act", split_of(int(seed)))
 
 
 @pytest.mark.parametrize("mode", FIGURES)
@@ -52,3 +53,14 @@ def test_the_oracle_confirms_every_mode_in_two_ways_and_calls_the_base_healthy()
             confirmed.setdefault(each.mode, set()).add(path.parts[-3])
     assert {mode for mode, recipes in confirmed.items() if len(recipes) >= 2} >= {"M1", "M2", "M3", "M4", "M5"}
     assert is_healthy(read_rows(RUNS / "tune" / "base" / "0" / "oracle.jsonl.gz"))
+
+
+def test_of_the_runs_that_act_the_other_half_is_stored_and_the_healthy_ones_are_left_alone():
+    found = pairs()
+    assert {mode for pair in found for mode in pair.modes} == {"M1", "M4"}
+    healthy = [pair for pair in found if pair.healthy]
+    assert len(healthy) > 3
+    for pair in healthy:
+        assert pair.actions == []
+        # Watched and left alone, a run is the same run.
+        assert [row.get("gold") for row in pair.after[:-1]] == [row.get("gold") for row in pair.before]
