@@ -9,8 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.failures.figures import FIGURES, draw
 from benchmarks.failures.acting import pairs
+from benchmarks.failures.figures import FIGURES, draw
 from benchmarks.failures.labels import is_healthy, label
 from benchmarks.failures.recipes import RECIPES, split_of
 from benchmarks.failures.replay import VERDICTS, moved
