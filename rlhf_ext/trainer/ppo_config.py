@@ -244,10 +244,10 @@ class PPOConfig(RLOOConfig):
     diagnostics: str = field(default="advise", metadata={"help": f"One of {', '.join(DIAGNOSTICS)}."})
     probe_every: int | None = field(
         default=None,
-        metadata={"help": "Rollouts between two probes of held-out answers. By default at most a twentieth of the cost."},
+        metadata={"help": "Rollouts between two probes of held-out answers. By default they cost a twentieth."},
     )
     probe_size: int | None = field(
-        default=None, metadata={"help": "Held-out completions of a probe. By default at most a twentieth of the cost."}
+        default=None, metadata={"help": "Held-out completions of a probe. By default they cost a twentieth."}
     )
     skip_damaged_checkpoints: bool = field(
         default=False, metadata={"help": "Resume from the newest whole checkpoint, passing over damaged ones."}
