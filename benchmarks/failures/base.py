@@ -16,7 +16,6 @@ from rlhf_ext.models.critic import load_critic_model, save_critic
 
 from .grammar import INTENSIFIERS, VOCABULARY, Request, gold, random_note, random_request
 
-MAX_NOTE_TOKENS = 28
 PRETRAINING_STEPS = 1000
 CRITIC_STEPS = 1000
 BATCH = 64
