@@ -148,7 +148,7 @@ def _outcome(run: Result) -> list[str]:
 def page(folder: Path) -> str:
     """The tables of both halves."""
     parts = []
-    for split, title in (("test", "Test half (odd seeds)"), ("tune", "Tune half (even seeds)")):
+    for split, title in (("test", "Test half (seeds from 10)"), ("tune", "Tune half (seeds below 10)")):
         runs = results(folder / split)
         parts += [f"### {title}: {len(runs)} runs", recall_table(runs), lead_table(runs)]
     everything = results(folder / "tune") + results(folder / "test")

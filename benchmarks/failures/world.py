@@ -19,7 +19,7 @@ from .base import REWARD_MODELS, Models
 from .faults import FAULTS
 from .grammar import Request, gold, random_request
 from .oracle import Oracle, split_requests
-from .recipes import BASE, RECIPES, SEEDS, Recipe
+from .recipes import BASE, RECIPES, Recipe
 from .recorder import QUALITY_EVERY, Recorder
 from .rewards import TEXT_REWARDS, TextReward
 from .stored import write_rows
@@ -87,7 +87,7 @@ def simulate(
 
     Args:
         name (`str`): Name in `RECIPES`.
-        seed (`int`): Seed of everything random in the run; the reward model's is `seed % SEEDS`.
+        seed (`int`): Seed of everything random in the run, the reward model's too.
         models ([`Models`]): The world's models.
         acts (`bool`): With `diagnostics="act"`, whose probe is the gold score on requests of its own.
 
@@ -148,7 +148,7 @@ def _actions(journal: Path) -> list[dict]:
 def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
     """The reward, and what the critic starts from: the reward model, or one that knows what a careless writer gets."""
     reward: Any = (
-        str(models.reward_model(recipe.reward, seed % SEEDS))
+        str(models.reward_model(recipe.reward, seed))
         if recipe.reward in REWARD_MODELS
         else TextReward(TEXT_REWARDS[recipe.reward], seed)
     )
