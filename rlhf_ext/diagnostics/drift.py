@@ -14,6 +14,7 @@ from .signals import (
     decline,
     describe,
     distance,
+    first_spread,
     held_out_falls,
     quality_improves,
     score_gains,
@@ -21,6 +22,10 @@ from .signals import (
     still_beta,
 )
 from .statistics import PageHinkley, median, robust_sd, robust_z
+
+
+START = 3
+"""First rollouts, whose mean score is that of the reference as long as the policy is near it."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,13 @@ class DriftConfig:
     trend: float = 2.58
     growth: float = 1.25
     least_kl: float = 1.0
-    score_fall: float = 3.0
-    score_share: float = 0.5
+    score_fall: float = 2.0
+    score_share: float = 0.4
     jump_delta: float = 0.5
     jump_threshold: float = 10.0
     jump_growth: float = 2.0
+    paid_kl: float = 2.0
+    least_return: float = 0.05
 
 
 class Drift(Detector):
@@ -69,14 +76,16 @@ class Drift(Detector):
         self._steps: list[float] = []
         self._last: float | None = None
         self._scale: tuple[float, float] | None = None
+        self._start: list[float] = []
         super().__init__(settings)
 
     def list_rules(self) -> tuple[Rule, ...]:
         needs = ("kl_ref_seq|kl_ref_tok",)
         return (
             Rule("target", self._above_target, needs, windows=0.25),
+            Rule("no-return", self._without_return, (*needs, "score_mean", "score_std"), windows=0.0, on="score_mean"),
             Rule("no-gain", self._without_gain, (*needs, "score_mean")),
-            Rule("loss", self._with_loss, (*needs, "score_mean")),
+            Rule("loss", self._with_loss, (*needs, "score_mean"), on="score_mean"),
             Rule("jump", self._jumped, needs),
         )
 
@@ -102,6 +111,30 @@ class Drift(Detector):
                 "kl_ref_tok",
                 "len_mean",
             ),
+        )
+
+    def _without_return(self, history: History) -> Verdict | None:
+        """
+        A score of standard deviation sigma can gain `sigma * sqrt(2 KL)` by KL nats; here is next to nothing of it.
+        """
+        _, unit, target = distance(history)
+        kl, score, spread = history.level("kl_ref_seq"), history.level("score_mean"), first_spread(history)
+        if kl is None or score is None or spread is None or not self._start or spread <= 0:
+            return None
+        if kl < self.config.paid_kl or (target is not None and unit == "nats/sequence" and kl <= self.config.over_target * target):
+            return None
+        start = sum(self._start) / len(self._start)
+        most = spread * (2 * kl) ** 0.5
+        if score - start > self.config.least_return * most or quality_improves(history):
+            return None
+        statistic = f"{(score - start) / most:.2f} of the gain possible (alarm up to {self.config.least_return:g})"
+        return Verdict(
+            Severity.WARN,
+            "drift without return",
+            f"The policy is {kl:.3g} nats/sequence from the reference, for which the score could have gained {most:.3g}; it "
+            f"went from {start:.3g} to {score:.3g}.",
+            (history.evidence("kl_ref_seq", statistic, before=0.0), history.evidence("score_mean", statistic, before=start)),
+            ("kl_update", "len_mean"),
         )
 
     def _without_gain(self, history: History) -> Verdict | None:
@@ -132,15 +165,16 @@ class Drift(Detector):
     def _with_loss(self, history: History) -> Verdict | None:
         """The score falls from its best, and the policy is further away than it was then."""
         name, unit, target = distance(history)
-        fall, spread, kl = decline(history, "score_mean"), history.level("score_std"), history.level(name)
-        if fall is None or kl is None or quality_improves(history):
+        spread, kl = history.level("score_std"), history.level(name)
+        if kl is None or (target is not None and kl <= self.config.over_target * target):
+            return None
+        fall = decline(history, "score_mean")
+        if fall is None or quality_improves(history):
             return None
         steps, values = history.logged(name, 2 * history.windows.window)[1:]
         earlier = values[steps <= fall.best_step]
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
         if not earlier.size or kl < max(least, self.config.growth * median(earlier[-5:])):
-            return None
-        if target is not None and kl <= self.config.over_target * target:
             return None
         if fall.in_noise <= self.config.score_fall or fall.best - fall.now <= self.config.score_share * (
             spread or 0.0
@@ -162,6 +196,9 @@ class Drift(Detector):
         """
         name = distance(history).name
         kl = history.now(name)
+        score, seq = history.now("score_mean"), history.now("kl_ref_seq")
+        if score is not None and seq is not None and history.rows <= START and abs(seq) < self.config.least_kl:
+            self._start.append(score)
         if kl is None or history.settled <= 0:
             return
         here, last = max(kl, 0.0) ** 0.5, self._last
@@ -221,10 +258,11 @@ class Drift(Detector):
 
     def state_dict(self) -> dict[str, Any]:
         own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "last": self._last}
+        own["start"] = list(self._start)
         return super().state_dict() | own | {"scale": self._scale and list(self._scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._jump.load_state_dict(state["jump"])
-        self._steps, self._last = list(state["steps"]), state["last"]
+        self._steps, self._last, self._start = list(state["steps"]), state["last"], list(state["start"])
         self._scale = state["scale"] and (state["scale"][0], state["scale"][1])

@@ -253,7 +253,7 @@ class RepetitionConfig:
 
     share: float = 0.3
     growth: float = 2.0
-    least: float = 0.1
+    least: float = 0.15
 
 
 class Repetition(Detector):
