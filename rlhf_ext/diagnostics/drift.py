@@ -125,7 +125,9 @@ class Drift(Detector):
             return None
         start = sum(self._start) / len(self._start)
         most = spread * (2 * kl) ** 0.5
-        if score - start > self.config.least_return * most or quality_improves(history):
+        # What is open closes only with a clear return.
+        least = self.config.least_return * (1 if self.finding is None else 2)
+        if score - start > least * most or quality_improves(history):
             return None
         statistic = f"{(score - start) / most:.2f} of the gain possible (alarm up to {self.config.least_return:g})"
         return Verdict(

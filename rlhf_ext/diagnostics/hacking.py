@@ -12,7 +12,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Evidence, Severity
 from .history import History
 from .record import RunSettings
-from .signals import decline, first_spread, quality_improves, score_improves
+from .signals import decline, first_spread, quality_improves, score_improves, wider
 from .statistics import bend_noise, largest_fall
 
 SCALARS_CANNOT_TELL = (
@@ -86,7 +86,7 @@ class Hacking(Detector):
         if len(self._probes) < self.config.few_probes or score is None or score.fell:
             return None
         steps, quality, scores, relative = np.array(self._probes).T
-        noise = bend_noise(quality) * math.sqrt(1 + self.config.doubt / (quality.size - 2))
+        noise = bend_noise(quality) * math.sqrt(1 + self.config.doubt / (quality.size - 2)) * wider(quality.size)
         if noise <= 0:
             return None
         shortfall, best = largest_fall(quality / noise - self.config.follow * relative)
@@ -94,7 +94,7 @@ class Hacking(Detector):
         if shortfall <= self.config.warn_sds or gain <= -score.noise:
             return None
         # A score that never rose has not been hacked: the policy drifts.
-        if max(gain, scores[-1] - scores[0]) <= 2 * score.noise:
+        if max(gain, scores[-1] - scores[0]) <= 3 * score.noise:
             return None
         fall = decline(history, name)
         # The reward model on new prompts is no judge of itself: a fall is overfitting to the prompts.

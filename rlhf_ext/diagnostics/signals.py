@@ -65,6 +65,14 @@ def quality_improves(history: History) -> bool:
     return change is not None and change.z >= 1.28 and change.after > change.before
 
 
+def wider(number: int) -> float:
+    """
+    Factor of the noise where the best of more than `MANY_PROBES` values is compared: the largest of n lies
+    `sqrt(2 log n)` standard deviations above their mean.
+    """
+    return max(1.0, math.sqrt(math.log(number) / math.log(MANY_PROBES)))
+
+
 class Decline(NamedTuple):
     """
     A held-out series against its own best: both levels, the noise of one value, the step of the best, and the number of
@@ -80,10 +88,9 @@ class Decline(NamedTuple):
     @property
     def in_noise(self) -> float:
         """
-        How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in somewhat larger ones,
-        since the largest of n noisy values lies `sqrt(2 log n)` of them above their mean.
+        How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in [`wider`] ones.
         """
-        width = self.noise * max(1.0, math.sqrt(math.log(self.number) / math.log(MANY_PROBES)))
+        width = self.noise * wider(self.number)
         return (self.best - self.now) / width if width > 0 else 0.0
 
 

@@ -263,9 +263,8 @@ def test_a_score_that_never_rose_is_not_hacked():
 def test_a_quality_that_falls_a_little_while_the_score_rises():
     columns = healthy()
     columns["score_mean"] = 0.01 * TIME + noise(rng(), N, 0.12)
-    columns["quality"] = np.where(TIME % 5 == 0, np.minimum(TIME, 100) / 50 - 0.5 * LATE, np.nan) + noise(
-        rng(), N, 0.3
-    )
+    columns["quality"] = np.where(TIME % 5 == 0, np.minimum(TIME, 100) / 50 - 0.3 * LATE, np.nan)
+    columns["quality"] = columns["quality"] + rng().normal(0, 0.2, N)
     assert "M3" in modes(watch(columns)[1])
     columns["score_mean"] = 0.01 * np.minimum(TIME, 90) + noise(rng(), N, 0.12)
     assert "M3" not in modes(watch(columns)[1])
