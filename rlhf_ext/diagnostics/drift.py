@@ -1,5 +1,6 @@
 """M1: the KL to the reference keeps rising."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,6 @@ from .signals import (
 )
 from .statistics import PageHinkley, median, robust_sd, robust_z
 
-
 START = 3
 """First rollouts, whose mean score is that of the reference as long as the policy is near it."""
 
@@ -41,11 +41,15 @@ class DriftConfig:
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
         least_kl (`float`): Nats per sequence below which there is no drift: the policy still writes the reference's text.
         score_fall (`float`): Fall of the score from its best, in standard deviations of one rollout. Autocorrelated noise
-            alone reaches it in a third of the series of 100 rollouts, so that it must also be
-        score_share (`float`): that many spreads of the scores within a rollout, four times the noise of a mean of 64.
+            alone reaches it often, so that it must also be
+        score_share (`float`): that many spreads of the scores within a rollout, three times the noise of a mean of 64.
         jump_delta, jump_threshold (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the reference
             window: half a deviation is tolerated for ever; an outlier takes back with its second step what it added.
         jump_growth (`float`): Factor within a window that makes the step matter.
+        paid_kl (`float`): Nats per sequence from which a gain may be asked for.
+        least_return (`float`): Gain of the score over `sigma * sqrt(2 KL)`, the largest that a Gaussian score of standard
+            deviation sigma can have at that KL. The lab's healthy runs have 0.1 to 0.6 of it from 2 nats on, a healthy
+            public one 0.1; a score that is noise less than 0.05. Twice as much closes the finding.
     """
 
     over_target: float = 1.5
@@ -115,29 +119,39 @@ class Drift(Detector):
 
     def _without_return(self, history: History) -> Verdict | None:
         """
-        A score of standard deviation sigma can gain `sigma * sqrt(2 KL)` by KL nats; here is next to nothing of it.
+        By KL nats a score of standard deviation sigma can gain `sigma * sqrt(2 KL)` (Gaussian: by Donsker and Varadhan
+        `E_p[s] - E_q[s] <= inf_t (KL + t^2 sigma^2 / 2) / t`); here next to nothing of it was gained. Needs no window.
         """
-        _, unit, target = distance(history)
-        kl, score, spread = history.level("kl_ref_seq"), history.level("score_mean"), first_spread(history)
-        if kl is None or score is None or spread is None or not self._start or spread <= 0:
+        name, _, target = distance(history)
+        seen, gain = history.level(name), self._return(history)
+        if gain is None or seen is None or (target is not None and seen <= self.config.over_target * target):
             return None
-        if kl < self.config.paid_kl or (target is not None and unit == "nats/sequence" and kl <= self.config.over_target * target):
-            return None
-        start = sum(self._start) / len(self._start)
-        most = spread * (2 * kl) ** 0.5
         # What is open closes only with a clear return.
         least = self.config.least_return * (1 if self.finding is None else 2)
-        if score - start > least * most or quality_improves(history):
+        if gain > least or quality_improves(history):
             return None
-        statistic = f"{(score - start) / most:.2f} of the gain possible (alarm up to {self.config.least_return:g})"
+        start, statistic = (
+            sum(self._start) / len(self._start),
+            f"{gain:.2f} of the gain possible (alarm up to {least:g})",
+        )
         return Verdict(
             Severity.WARN,
             "drift without return",
-            f"The policy is {kl:.3g} nats/sequence from the reference, for which the score could have gained {most:.3g}; it "
-            f"went from {start:.3g} to {score:.3g}.",
-            (history.evidence("kl_ref_seq", statistic, before=0.0), history.evidence("score_mean", statistic, before=start)),
+            f"The policy is {history.level('kl_ref_seq'):.3g} nats/sequence from the reference, but the score, which could "
+            f"have gained by that, went from {start:.3g} to {history.level('score_mean'):.3g}.",
+            (
+                history.evidence("kl_ref_seq", statistic, before=0.0),
+                history.evidence("score_mean", statistic, before=start),
+            ),
             ("kl_update", "len_mean"),
         )
+
+    def _return(self, history: History) -> float | None:
+        """Gain of the score since the start over the largest possible at this KL; `None` nearer than `paid_kl`."""
+        kl, score, spread = history.level("kl_ref_seq"), history.level("score_mean"), first_spread(history)
+        if kl is None or score is None or not spread or not self._start or kl < self.config.paid_kl:
+            return None
+        return (score - sum(self._start) / len(self._start)) / (spread * math.sqrt(2 * kl))
 
     def _without_gain(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
@@ -250,6 +264,7 @@ class Drift(Detector):
     def causes(self, history: History) -> list[Cause]:
         return [
             causes.weak_penalty(history),
+            self._blind_reward(history),
             causes.large_updates(history),
             causes.score_scale(history),
             causes.longer_answers(history),
@@ -257,6 +272,18 @@ class Drift(Detector):
             causes.wrong_reference(history),
             causes.unscaled_temperature(history),
         ]
+
+    def _blind_reward(self, history: History) -> Cause:
+        gain = self._return(history)
+        return causes.cause(
+            "reward-blind",
+            "The score does not depend on what the policy changes: noise, another prompt's answer, a default.",
+            None if gain is None else gain <= self.config.least_return,
+            "Compare the score with its start."
+            if gain is None
+            else f"The score gained {gain:.2f} of what it could have at this KL (blind up to {self.config.least_return:g}).",
+            "Score some completions twice, and good and bad ones by hand; train on when the reward tells them apart.",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "last": self._last}

@@ -27,10 +27,15 @@ class HackingConfig:
     Thresholds.
 
     Args:
-        warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On noise
-            without a trend they are passed, three probes in a row, by 4 % and by less than 1 % of series of 20.
-        rising_sds (`float`): The same where the score rose clearly since the best, by twice the noise of a rollout. A
-            quality that goes with the score would have risen too; none of the lab's healthy runs passes it three times.
+        few_probes (`int`): Held-out values below which nothing is said.
+        doubt (`float`): The noise of n held-out values, itself estimated from them, is taken as `sqrt(1 + doubt / (n - 2))`
+            larger.
+        warn_sds (`float`): Held-out quality below what the score promises, in standard errors. Where the quality rises and
+            settles, two probes in a row pass it in under 1 % of series of 20 values and 4 % of 48, on noise without a
+            trend in 6 % of 20 (docs/diagnostics.md).
+        follow (`float`): Standard deviations of one held-out value that the quality should gain while the score gains a
+            standard deviation of its own; the lab's healthy runs gain 1 to 4 (16 notes a value).
+        critical_sds (`float`): Held-out quality below its best, in standard deviations of one value.
         disagreement (`float`): Growth of the disagreement between reward models that leaves their common ground.
         outliers (`float`): Share of completions outside the reward model's training data.
         spread (`float`): Spread of the scores over that of the reference, with the mean at the ceiling.
@@ -76,12 +81,23 @@ class Hacking(Detector):
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("quality", self._against_quality, ("quality|eval_score", "score_mean"), windows=0.0, on="quality|eval_score", patience=2),
+            Rule(
+                "quality",
+                self._against_quality,
+                ("quality|eval_score", "score_mean"),
+                windows=0.0,
+                on="quality|eval_score",
+                patience=2,
+            ),
             Rule("reward-models", self._reward_models, ("rm_disagreement|rm_outlier_frac", "score_mean")),
             Rule("scalars", self._scalars, ("score_mean", "len_mean|distinct2|ref_nll|kl_ref_seq")),
         )
 
     def _against_quality(self, history: History) -> Verdict | None:
+        """
+        The quality, less what the gains of the score should have brought it, falls: it falls itself while the score holds,
+        or does not rise while the score does.
+        """
         name, score = history.first("quality|eval_score"), history.change("score_mean", 2 * history.windows.window)
         if len(self._probes) < self.config.few_probes or score is None or score.fell:
             return None
@@ -99,7 +115,9 @@ class Hacking(Detector):
         fall = decline(history, name)
         # The reward model on new prompts is no judge of itself: a fall is overfitting to the prompts.
         sure = name == "quality" and fall is not None and fall.in_noise > self.config.critical_sds
-        statistic = f"{shortfall:.1f} standard errors below what the score promises (alarm above {self.config.warn_sds:g})"
+        statistic = (
+            f"{shortfall:.1f} standard errors below what the score promises (alarm above {self.config.warn_sds:g})"
+        )
         return Verdict(
             Severity.CRITICAL if sure else Severity.WARN,
             "reward hacking" if name == "quality" else "the score rises on the training prompts alone",

@@ -20,7 +20,7 @@ class ScaleConfig:
     Thresholds.
 
     Args:
-        factor (`float`): Spread of the scores over that of the reference, either way.
+        factor (`float`): Spread of the scores over that of the reference, either way, in three rollouts in a row.
         step (`float`): The same over that of half a window ago: a spread that changes slowly is learning (scores of 0 or 1
             spread four times as much at 0.5 as at 0.01).
         shift (`float`): Step of the mean from five rollouts to the next five, in standard deviations of a rollout, worth

@@ -117,7 +117,7 @@ def held_out_falls(history: History) -> bool:
 
 
 def first_spread(history: History) -> float | None:
-    """Standard deviation of the scores within a rollout at the start: that of the reference, before it is known the median."""
+    """Standard deviation of the scores within a rollout at the start: that of the reference, or the median so far."""
     reference = history.reference("score_std")
     if reference is not None:
         return reference.median
