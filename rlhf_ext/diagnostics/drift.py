@@ -281,7 +281,7 @@ class Drift(Detector):
             None if gain is None else gain <= self.config.least_return,
             "Compare the score with its start."
             if gain is None
-            else f"The score gained {gain:.2f} of what it could have at this KL (blind up to {self.config.least_return:g}).",
+            else f"The score gained {gain:.2f} of what it could at this KL (blind up to {self.config.least_return:g}).",
             "Score some completions twice, and good and bad ones by hand; train on when the reward tells them apart.",
         )
 
