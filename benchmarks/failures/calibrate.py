@@ -43,7 +43,8 @@ def as_json(counts: dict[str, dict[str, list[int]]]) -> str:
 
 def calibration_table(counts: dict[str, dict[str, list[int]]]) -> str:
     """One row a mode: runs in which its findings were right, that failed of anything, of all with it."""
-    lines = ["| finding | confirmed by | WARN | CRITICAL |", "|---|---|---|---|"]
+    header = "| finding | its failure | WARN: runs that had it, that failed, of all | CRITICAL, likewise |"
+    lines = [header, "|---|---|---|---|"]
     for mode, by_severity in counts.items():
         cells = [f"{c[0]}, {c[1]} of {c[2]}" if (c := by_severity.get(name)) else "" for name in ("WARN", "CRITICAL")]
         lines.append(f"| {mode} | {LABELLED.get(mode, 'any failure')} | {cells[0]} | {cells[1]} |")

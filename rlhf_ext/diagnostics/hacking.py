@@ -31,8 +31,8 @@ class HackingConfig:
         doubt (`float`): The noise of n held-out values, itself estimated from them, is taken as `sqrt(1 + doubt / (n - 2))`
             larger.
         warn_sds (`float`): Held-out quality below what the score promises, in standard errors. Where the quality rises and
-            settles, two probes in a row pass it in under 1 % of series of 20 values and 4 % of 48, on noise without a
-            trend in 6 % of 20 (docs/diagnostics.md).
+            settles, two probes in a row pass it in 1 % of series of 20 values and 2 % of 48, on noise without a trend in
+            4 % and 12 % (docs/diagnostics.md).
         follow (`float`): Standard deviations of one held-out value that the quality should gain while the score gains a
             standard deviation of its own; the lab's healthy runs gain 1 to 4 (16 notes a value).
         critical_sds (`float`): Held-out quality below its best, in standard deviations of one value.
