@@ -10,7 +10,7 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
-from .statistics import Floats, median, residuals, robust_sd
+from .statistics import Floats, median, noise_sd, residuals, robust_sd
 
 SETTLING = 5
 """Rows after a change of beta, a resume or a restart of the learning rate in which the critic meets other returns."""
@@ -18,8 +18,28 @@ SETTLING = 5
 
 NO_SPREAD = 1e-6
 """Spread of the scores that is rounding: there is nothing for a critic to explain, and X14 says so."""
+LOSS_NOISE = 3.0
+"""
+Deviation of the logarithm of a value loss that is a mean over one sequence: a mean over B has `1 / sqrt(B)` of it. That is
+`sqrt(kurtosis - 1)` of the errors, whose kurtosis is 3 for Gaussian ones and about 10 for those of a critic that is right
+but for few sequences. Healthy runs of 512 sequences swing by 0.13, of 64 by 0.1 to 0.5, of 16 by 0.4 to 0.7.
+"""
+LEVEL_NOISE = 4.0
+"""
+Squared error of a rollout's mean around the right level, in variances of the returns, times the sequences: chi^2 of one
+degree of freedom, whose 95 % quantile is 3.84.
+"""
+FASTEST = 10.0
+"""Critic's learning rate over the policy's; recipes use 1 to 10."""
+ROLLOUT_SIZE = 64
+"""Sequences that are assumed where the settings do not say."""
 COLD = 0.05
 """Explained variance of a critic that still knows nothing; one that starts as the reward model has 0.1 and more."""
+
+
+def sequences(settings: RunSettings) -> int:
+    """Sequences that a rollout's metrics are means of."""
+    return settings.rollout_size or ROLLOUT_SIZE
 
 
 @dataclass(frozen=True)
@@ -29,20 +49,40 @@ class CriticConfig:
 
     Args:
         oscillation (`float`): Robust sd of log(value loss / variance of the returns) around its running median; healthy
-            public runs have 0.11 to 0.16, at most 0.31.
+            public runs have 0.11 to 0.16, at most 0.31. At least
+        noises (`float`): so many times the sampling noise of a rollout, `LOSS_NOISE / sqrt(rollout_size)`.
         strong_oscillation (`float`): CRITICAL from here, if the critic explains nothing too.
-        spike (`float`): Value loss over the local median; healthy at most 2.3.
+        spike (`float`): Value loss over the local median; healthy at most 2.3. Beyond
+        noises_of_spike (`float`): so many times the same noise of its logarithm.
         spikes (`int`): That many in a window.
+        harmless (`float`): INFO where three of four rollouts have at least this explained variance: the loss of a critic
+            that explains nearly everything is what few completions leave, and that swings.
+        constant (`float`): Squared error over the variance of the returns, by how much above that of a constant; healthy
+            at most 1.2 over
+        rows (`int`): rollouts, the median.
         explosion (`float`): Value loss (relative to the returns' variance) over that of the reference.
         clipped (`float`): Share of clipped values from which the clip, not the loss, decides.
     """
 
     oscillation: float = 0.5
+    noises: float = 1.5
     strong_oscillation: float = 0.8
     spike: float = 3.0
+    noises_of_spike: float = 3.0
     spikes: int = 4
+    harmless: float = 0.3
+    constant: float = 0.2
+    rows: int = 8
     explosion: float = 10.0
     clipped: float = 0.3
+
+    def swing(self, settings: RunSettings) -> float:
+        """Deviation of the logarithm of the value loss from which it oscillates, for rollouts of that size."""
+        return max(self.oscillation, self.noises * LOSS_NOISE / math.sqrt(sequences(settings)))
+
+    def error(self, settings: RunSettings) -> float:
+        """Squared error over the variance of the returns from which a critic is worse than a constant."""
+        return 1 + self.constant + LEVEL_NOISE / sequences(settings)
 
 
 @dataclass(frozen=True)
@@ -83,8 +123,29 @@ def _relative_loss(history: History, rows: int) -> Floats:
     return np.log(np.maximum(values, 1e-12))
 
 
+def _nothing_to_explain(history: History) -> bool:
+    spread = history.level("score_std")
+    return spread is not None and spread <= NO_SPREAD
+
+
+def error_of_constant(history: History, rows: int) -> float | None:
+    """
+    Median of the squared error over the variance of the returns, `2 value_loss / return_var`, since half the square is
+    what every PPO here calls value loss; 1 is a critic that says the mean of the returns for everything. `None` for fewer
+    than `rows` values outside the rows in which the critic settles, or scores without spread.
+    """
+    if _nothing_to_explain(history):
+        return None
+    loss, variance = (_settled(history, name, rows + SETTLING) for name in ("value_loss", "return_var"))
+    if loss.shape[1] < rows or not np.array_equal(loss[0], variance[0]):
+        return None
+    return median(2 * loss[2, -rows:] / np.maximum(variance[2, -rows:], 1e-12))
+
+
 class Critic(Detector):
-    """M4. Oscillation, spikes or growth of the value loss, apart from warm-up and changes of beta."""
+    """
+    M4. A value loss above that of a constant, oscillation, spikes or growth of it, apart from warm-up and changes of beta.
+    """
 
     mode = "M4"
 
@@ -94,6 +155,7 @@ class Critic(Detector):
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
+            Rule("constant", self._errs, ("value_loss", "return_var"), windows=0.5),
             Rule("explosion", self._explodes, ("value_loss",), windows=0.75),
             Rule("oscillation", self._oscillates, ("value_loss",)),
             Rule("clip", self._clips, ("value_clipfrac",), windows=0.5),
@@ -102,23 +164,43 @@ class Critic(Detector):
     def _explained(self, history: History) -> float | None:
         return history.level("explained_var", history.windows.window // 2)
 
+    def _errs(self, history: History) -> Verdict | None:
+        error = error_of_constant(history, self.config.rows)
+        limit = 1 + self.config.constant + LEVEL_NOISE / sequences(history.settings)
+        if error is None or error <= limit:
+            return None
+        return Verdict(
+            Severity.WARN,
+            "the critic is worse than a constant",
+            f"Its squared error is {error:.3g} times the variance of the returns: the mean of the returns would be a better "
+            "value for everything. The advantages carry its error.",
+            (history.evidence("value_loss", f"{error:.3g} of a constant's (alarm above {limit:.2f})", self.config.rows),),
+            (
+                "return_var",
+                "explained_var",
+            ),
+        )
+
     def _oscillates(self, history: History) -> Verdict | None:
         window = history.windows.window
         x = _relative_loss(history, window)
-        if x.size < 15:
+        if x.size < 15 or _nothing_to_explain(history):
             return None
+        noise = LOSS_NOISE / math.sqrt(sequences(history.settings))
+        limit = self.config.swing(history.settings)
+        spike = max(math.log(self.config.spike), self.config.noises_of_spike * noise)
         apart = residuals(x)
-        swing, spikes = robust_sd(apart[-(x.size // 2) :]), int((apart > math.log(self.config.spike)).sum())
-        if swing < self.config.oscillation and spikes < self.config.spikes:
+        swing, spikes = robust_sd(apart[-(x.size // 2) :]), int((apart > spike).sum())
+        if swing < limit and spikes < self.config.spikes:
             return None
         explained = self._explained(history)
-        dead = swing >= self.config.strong_oscillation and explained is not None and explained <= 0
+        dead = swing >= max(limit, self.config.strong_oscillation) and explained is not None and explained <= 0
         statistic = (
-            f"log residual sd {swing:.2f} (alarm from {self.config.oscillation:g}), {spikes} spikes above "
-            f"{self.config.spike:g} times the local median (alarm from {self.config.spikes})"
+            f"log residual sd {swing:.2f} (alarm from {limit:.2g}), {spikes} spikes above {math.exp(spike):.2g} times the "
+            f"local median (alarm from {self.config.spikes})"
         )
         return Verdict(
-            Severity.CRITICAL if dead else Severity.WARN,
+            Severity.CRITICAL if dead else Severity.INFO if self._is_harmless(history) else Severity.WARN,
             "value loss oscillates",
             f"The value loss swings by a factor of {math.exp(swing):.2g} from rollout to rollout (healthy: 1.2).",
             (history.evidence("value_loss", statistic),),
@@ -128,10 +210,14 @@ class Critic(Detector):
             ),
         )
 
+    def _is_harmless(self, history: History) -> bool:
+        values = history.values("explained_var", history.windows.window)
+        return values.size > 0 and float(np.quantile(values, 0.25)) >= self.config.harmless
+
     def _explodes(self, history: History) -> Verdict | None:
         reference, loss = history.reference("value_loss"), history.level("value_loss")
         spread, start = history.level("return_var"), history.reference("return_var")
-        if reference is None or loss is None or reference.median <= 0:
+        if reference is None or loss is None or reference.median <= 0 or _nothing_to_explain(history):
             return None
         growth = loss / reference.median
         if spread is not None and start is not None and start.median > 0 and spread > 0:
@@ -183,8 +269,7 @@ class ExplainedVariance(Detector):
         )
 
     def _useless(self, history: History) -> Verdict | None:
-        spread = history.level("score_std")
-        if spread is not None and spread <= NO_SPREAD:
+        if _nothing_to_explain(history):
             return None
         last = _settled(history, "explained_var", self.config.rows + SETTLING)[2][-self.config.rows :]
         if last.size < self.config.rows or last.max() > self.config.nothing:
@@ -227,14 +312,20 @@ def critic_causes(history: History) -> list[Cause]:
         _scale(history),
         _unclipped_gradient(history),
         _cold_critic(history),
+        slow_critic(history),
         _reuse(history),
         _tight_clip(history) if (settings.value_clip_range or math.inf) < math.inf else _no_clip(),
     ]
 
 
-def _fast_critic(history: History) -> Cause:
+def learning_rates(history: History) -> tuple[float | None, float | None]:
+    """Present learning rates of the critic and of the policy, else those of the settings."""
     own, policy = history.latest("lr_critic"), history.latest("lr")
-    own, policy = own or history.settings.critic_learning_rate, policy or history.settings.learning_rate
+    return own or history.settings.critic_learning_rate, policy or history.settings.learning_rate
+
+
+def _fast_critic(history: History) -> Cause:
+    own, policy = learning_rates(history)
     clipped = history.ratio("grad_norm_critic")
     known = own is not None and policy is not None and policy > 0
     return cause(
@@ -283,6 +374,26 @@ def _cold_critic(history: History) -> Cause:
         False if warmup or never is False else None if warmup is None else never,
         f"critic_warmup_rollouts {setting(warmup)}; explained variance at first {setting(first)}.",
         "Set critic_warmup_rollouts=10, or start the critic as the reward model.",
+    )
+
+
+def slow_critic(history: History) -> Cause:
+    """The values lag behind the returns: wrong by more than a constant would be, and steadily so."""
+    config, (own, policy) = CriticConfig(), learning_rates(history)
+    error, limit = error_of_constant(history, config.rows), config.error(history.settings)
+    losses = _relative_loss(history, history.windows.window // 2)
+    # One that overshoots is wrong now this way and now that, and its loss swings.
+    steady = losses.size >= 5 and noise_sd(losses) < config.swing(history.settings)
+    known = error is not None and own is not None and policy is not None and policy > 0
+    return cause(
+        "critic-too-slow",
+        "The returns moved, or the critic started far from them, and it does not follow fast enough.",
+        error > limit and steady and own < FASTEST * policy / 2 if known else None,  # type: ignore[operator]
+        f"Squared error {setting(error)} of a constant's (wrong above {limit:.2f}), "
+        f"{'steady' if steady else 'swinging or unknown'}; critic's learning rate {setting(own)}, policy's {setting(policy)} "
+        f"(room up to {FASTEST:g} times).",
+        "Raise critic_learning_rate three to ten times; after a change of the reward, train the critic alone for some "
+        "rollouts (critic_warmup_rollouts).",
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from .critic import FASTEST, CriticConfig, error_of_constant, learning_rates
 from .engine import Diagnostics
 from .finding import Finding, Severity
 from .history import History
@@ -16,6 +17,8 @@ MOST_ACTIONS = 3
 """Times that a lever is moved in a run, which bounds how far; what three did not mend, a fourth will not."""
 UPDATE_KL = 0.02
 """Nats per token at which an update ends early; approx_kl is usually below (37 details of PPO)."""
+SLOWEST = 0.1
+"""Critic's learning rate over the policy's, below which nobody wants it; recipes use 1 to 10."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,25 @@ def _stronger_penalty(history: History) -> float:
     return min(max(math.sqrt(min(optimum / wanted, 1e6)), 1.5), 4.0)
 
 
+def _faster_critic(history: History) -> float:
+    """
+    Between 3 and 10 times, the more the further the values are off: what is left to travel is `sqrt(error - 1)` deviations
+    of the returns. A rate below a tenth of the policy's is brought there at once, and none beyond ten times it.
+    """
+    error = error_of_constant(history, CriticConfig().rows)
+    factor = min(max(3 * math.sqrt(max((error or 1.0) - 1, 0.0)), 3.0), 10.0)
+    own, policy = learning_rates(history)
+    if own is None or policy is None:
+        return factor
+    return min(max(factor, SLOWEST * policy / own), FASTEST * policy / own)
+
+
+def _slower_critic(history: History) -> float:
+    """Down to three times the policy's rate, where that is known, by a factor of 0.03 to 0.3."""
+    own, policy = learning_rates(history)
+    return 0.3 if own is None or policy is None else min(max(3 * policy / own, 0.03), 0.3)
+
+
 def _always(value: float) -> Callable[[History], float]:
     return lambda _: value
 
@@ -94,9 +116,12 @@ REMEDIES: tuple[Remedy, ...] = (
         Remedy(mode, "stop", _always(1.0), "quality", falls=False, severity=Severity.CRITICAL)
         for mode in ("M1", "M2", "M3")
     ),
-    # A critic that fails for another reason, such as a reward of another scale, must learn faster rather than slower.
-    Remedy("M4", "critic_lr", _always(0.3), "value_loss", cause="critic-learning-rate"),
-    Remedy("X7", "critic_lr", _always(0.3), "explained_var", falls=False, cause="critic-learning-rate"),
+    # One cause excludes the other: thirty times the policy's rate, and less than five times.
+    *(
+        Remedy(mode, "critic_lr", value, "value_loss", cause=cause)
+        for mode in ("M4", "X7")
+        for cause, value in (("critic-learning-rate", _slower_critic), ("critic-too-slow", _faster_critic))
+    ),
     Remedy("X6", "update_kl", _always(UPDATE_KL), "kl_update"),
     Remedy("X5", "policy_lr", _always(0.7), "pg_clipfrac"),
     Remedy("M1", "beta", _stronger_penalty, "kl_ref_seq|kl_ref_tok"),
