@@ -147,8 +147,9 @@ class Oracle:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
         returns of the scores that training sees now: `mc_ev = 1 - var(R - V) / var(R)`, and
-        `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs. `reliability` is the correlation of two scorings
-        of the same notes; what it lacks, nobody can foresee.
+        `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs. `score_sd` is the spread of those scores in
+        the units of the start; without any there is nothing to foresee. `reliability` is the correlation of two scorings of
+        the same notes; what it lacks, nobody can foresee.
         """
         trainer = self.trainer
         raw = self._raw_scores(notes)
@@ -156,12 +157,13 @@ class Oracle:
         outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
         beta = trainer.kl_controller.beta if trainer.kl_controller is not None else 0.0
         mask = notes.sequences.completion_mask & self._asked_now(notes).unsqueeze(1)
-        returns = (self._trained_scores(raw, notes) - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
+        trained = self._trained_scores(raw, notes)
+        returns = (trained - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
         errors = returns - outputs.values[mask]
         variance = returns.var().clamp(min=1e-6)
         return {
             "proxy": scores.mean(),
-            "score_sd": scores.std(),
+            "score_sd": trained.std() * float(trainer._score_affine[1][0]) / self.unit,
             "reliability": self._reliability(notes, scores),
             "mc_ev": 1 - errors.var() / variance,
             "mc_r2": 1 - errors.square().mean() / variance,

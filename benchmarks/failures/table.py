@@ -23,6 +23,7 @@ MODES = {
     "X2": "sampler does not match",
     "X3": "dropout in the update",
     "X10": "EOS masked",
+    "X14": "scores all the same",
 }
 NO_PROBE = "diagnostics without the quality probe"
 BUGS = tuple(mode for mode in MODES if mode.startswith("X"))
@@ -152,6 +153,9 @@ def page(folder: Path) -> str:
         runs = results(folder / split)
         parts += [f"### {title}: {len(runs)} runs", recall_table(runs), lead_table(runs)]
     everything = results(folder / "tune") + results(folder / "test")
+    from .lint import lint_table  # Imports the trainer.
+
+    parts += ["### Settings, before the runs", lint_table()]
     return "\n\n".join([*parts, "### What became of the recipes", outcome_table(everything)])
 
 

@@ -128,18 +128,26 @@ def _nothing_to_explain(history: History) -> bool:
     return spread is not None and spread <= NO_SPREAD
 
 
-def error_of_constant(history: History, rows: int) -> float | None:
+def error_of_constant(history: History, rows: int, before: int = 0) -> float | None:
     """
     Median of the squared error over the variance of the returns, `2 value_loss / return_var`, since half the square is
-    what every PPO here calls value loss; 1 is a critic that says the mean of the returns for everything. `None` for fewer
-    than `rows` values outside the rows in which the critic settles, or scores without spread.
+    what every PPO here calls value loss; 1 is a critic that says the mean of the returns for everything.
+
+    Args:
+        history ([`History`]): The run.
+        rows (`int`): Rollouts, apart from those in which the critic settles.
+        before (`int`, *optional*, defaults to `0`): So many rollouts ago.
+
+    Returns:
+        `float`: `None` for fewer than `rows` rollouts, or scores without spread.
     """
     if _nothing_to_explain(history):
         return None
-    loss, variance = (_settled(history, name, rows + SETTLING) for name in ("value_loss", "return_var"))
-    if loss.shape[1] < rows or not np.array_equal(loss[0], variance[0]):
+    loss, variance = (_settled(history, name, before + rows + SETTLING) for name in ("value_loss", "return_var"))
+    chosen = loss[0] < history.rows - before
+    if not np.array_equal(loss[0], variance[0]) or chosen.sum() < rows:
         return None
-    return median(2 * loss[2, -rows:] / np.maximum(variance[2, -rows:], 1e-12))
+    return median((2 * loss[2] / np.maximum(variance[2], 1e-12))[chosen][-rows:])
 
 
 class Critic(Detector):

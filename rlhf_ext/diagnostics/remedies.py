@@ -17,6 +17,8 @@ MOST_ACTIONS = 3
 """Times that a lever is moved in a run, which bounds how far; what three did not mend, a fourth will not."""
 UPDATE_KL = 0.02
 """Nats per token at which an update ends early; approx_kl is usually below (37 details of PPO)."""
+LEAST_RAISE = 1.5
+"""Factor below which raising a rate is not worth one of the three actions."""
 SLOWEST = 0.1
 """Critic's learning rate over the policy's, below which nobody wants it; recipes use 1 to 10."""
 
@@ -60,7 +62,7 @@ class Remedy:
     Args:
         mode (`str`): The mode.
         lever (`str`): The lever.
-        value (`Callable`): From the history to the factor or limit of one action.
+        value (`Callable`): From the history to the factor or limit of one action, `None` for none now.
         metric (`str`): What must improve.
         falls (`bool`): Whether improving is falling.
         cause (`str`, *optional*): Only where this cause is confirmed.
@@ -69,7 +71,7 @@ class Remedy:
 
     mode: str
     lever: LeverName
-    value: Callable[[History], float]
+    value: Callable[[History], float | None]
     metric: str
     falls: bool = True
     cause: str | None = None
@@ -88,17 +90,23 @@ def _stronger_penalty(history: History) -> float:
     return min(max(math.sqrt(min(optimum / wanted, 1e6)), 1.5), 4.0)
 
 
-def _faster_critic(history: History) -> float:
+def _faster_critic(history: History) -> float | None:
     """
     Between 3 and 10 times, the more the further the values are off: what is left to travel is `sqrt(error - 1)` deviations
-    of the returns. A rate below a tenth of the policy's is brought there at once, and none beyond ten times it.
+    of the returns. A rate below a tenth of the policy's is brought to the policy's at once, and none beyond ten times it.
+    Nothing while the error falls fast enough to be a constant's within a window.
     """
-    error = error_of_constant(history, CriticConfig().rows)
-    factor = min(max(3 * math.sqrt(max((error or 1.0) - 1, 0.0)), 3.0), 10.0)
-    own, policy = learning_rates(history)
-    if own is None or policy is None:
-        return factor
-    return min(max(factor, SLOWEST * policy / own), FASTEST * policy / own)
+    config = CriticConfig()
+    error, half = error_of_constant(history, config.rows), history.windows.window // 2
+    before, (own, policy) = error_of_constant(history, config.rows, before=half), learning_rates(history)
+    limit = config.error(history.settings)
+    if error is None or own is None or policy is None or error <= limit:
+        return None
+    falls = before is not None and 2 * math.log(before / error) >= math.log(error / limit)
+    room = FASTEST * policy / own
+    if falls or room < LEAST_RAISE:
+        return None
+    return policy / own if own < SLOWEST * policy else min(max(3 * math.sqrt(error - 1), 3.0), 10.0, room)
 
 
 def _slower_critic(history: History) -> float:
@@ -107,7 +115,7 @@ def _slower_critic(history: History) -> float:
     return 0.3 if own is None or policy is None else min(max(3 * policy / own, 0.03), 0.3)
 
 
-def _always(value: float) -> Callable[[History], float]:
+def _always(value: float) -> Callable[[History], float | None]:
     return lambda _: value
 
 
@@ -207,8 +215,10 @@ class Remediation:
             return None
         if lever in self.last_row and history.rows - self.last_row[lever] < history.windows.window // 2:
             return None
-        value = remedy.value(history)
         if lever in ("update_kl", "stop") and lever in self.factors:
+            return None
+        value = remedy.value(history)
+        if value is None:
             return None
         before = history.level(metric)
         return Action(lever, value, finding.mode, finding.summary, finding.step, history.rows, metric, before)
