@@ -127,8 +127,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     "critic-bonus": Recipe("M4", "gold", fault="bonus", causes=("critic-too-slow", "reward-changed")),
     "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}, causes=("beta-too-high",)),
-    "still-target": Recipe("M5", "good", {"kl_target": 0.02}, causes=("beta-too-high", "controller-at-upper-bound"), lint=("kl-target-near",)),
-    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",), lint=("critic-learning-rate",)),
+    "still-target": Recipe(
+        "M5",
+        "good",
+        {"kl_target": 0.02},
+        causes=("beta-too-high", "controller-at-upper-bound"),
+        lint=("kl-target-near",),
+    ),
+    "still-rate": Recipe(
+        "M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",), lint=("critic-learning-rate",)
+    ),
     "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}, causes=("constant-score",)),
     "still-frozen": Recipe("M5", "good", fault="freeze_policy", causes=("frozen-parameters", "no-gradient")),
     "bug-nan": Recipe("X1", "gold", fault="nan_scores", causes=("reward-not-finite",)),
@@ -146,7 +154,9 @@ RECIPES: dict[str, Recipe] = {
         causes=("sampler-settings",),
         lint=("sampler",),
     ),
-    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",), lint=("dropout",)),
+    "bug-dropout": Recipe(
+        "X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",), lint=("dropout",)
+    ),
     "bug-eos": Recipe(
         "X10",
         "gold",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from .critic import FASTEST, CriticConfig, error_of_constant, learning_rates
+from .critic_signals import FASTEST, CriticConfig, error_of_constant, learning_rates
 from .engine import Diagnostics
 from .finding import Finding, Severity
 from .history import History

@@ -1,4 +1,4 @@
-"""The critic's rules: worse than a constant, the noise of a rollout's size, a critic that lags, and what is done about it."""
+"""The critic: worse than a constant, the noise of a rollout's size, one that lags, and what is done about it."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ import pytest
 from runs import check_of, healthy, modes, opening, watch
 
 from rlhf_ext.diagnostics import Diagnostics, Record, RunSettings, Severity
-from rlhf_ext.diagnostics.critic import CriticConfig, error_of_constant
+from rlhf_ext.diagnostics.critic_signals import CriticConfig, error_of_constant
 from rlhf_ext.diagnostics.remedies import Remediation
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -114,7 +114,11 @@ def test_a_critic_that_lags_is_told_from_one_that_overshoots():
 
 def raises(columns, **settings):
     """What `act` does to the critic's rate, which the run then has."""
-    engine, remediation, done = Diagnostics(RunSettings(planned_rollouts=200, rollout_size=64, **settings)), Remediation(), []
+    engine, remediation, done = (
+        Diagnostics(RunSettings(planned_rollouts=200, rollout_size=64, **settings)),
+        Remediation(),
+        [],
+    )
     for row in range(len(columns["value_loss"])):
         values = {name: float(c[row]) for name, c in columns.items() if math.isfinite(c[row])}
         values["lr_critic"] *= remediation.factors.get("critic_lr", 1.0)
