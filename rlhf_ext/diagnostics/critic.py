@@ -57,7 +57,7 @@ class Critic(Detector):
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("constant", self._errs, ("value_loss", "return_var"), windows=0.5),
+            Rule("constant", self._errs, ("value_loss", "return_var"), windows=0.75),
             Rule("explosion", self._explodes, ("value_loss",), windows=0.75),
             Rule("oscillation", self._oscillates, ("value_loss",)),
             Rule("clip", self._clips, ("value_clipfrac",), windows=0.5),
