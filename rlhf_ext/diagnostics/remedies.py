@@ -192,6 +192,7 @@ class Remediation:
         """
         history = diagnostics.history
         reversals = self._reversals(history, {finding.mode for finding in diagnostics.open_findings})
+        reversals += self._slow_down_again(history)
         for finding in diagnostics.open_findings:
             for remedy in REMEDIES:
                 action = self._action(remedy, finding, history) if remedy.mode == finding.mode else None
@@ -249,6 +250,26 @@ class Remediation:
             if action.mode in still_open and not trial.has_helped(now):
                 reversals.append(self._reversal(trial, now, history.rows))
         return reversals
+
+    def _slow_down_again(self, history: History) -> list[Action]:
+        """
+        Takes a raise of the critic's rate back once it has caught up: what is fast enough to travel is too fast to tell
+        one completion from another. A rate that was a slip stays at the policy's.
+        """
+        raised, config, (own, policy) = self.factors.get("critic_lr", 1.0), CriticConfig(), learning_rates(history)
+        error = error_of_constant(history, config.rows)
+        if raised <= 1 or error is None or own is None or policy is None or error > config.error(history.settings):
+            return []
+        value = policy / own if own / raised < SLOWEST * policy else 1 / raised
+        if value >= 1:
+            return []
+        self.factors["critic_lr"] = raised * value
+        self.last_row["critic_lr"] = history.rows
+        self._trials = [trial for trial in self._trials if trial.action.lever != "critic_lr"]
+        why = f"The critic has caught up: its squared error is {error:.3g} of a constant's."
+        return [
+            Action("critic_lr", value, "M4", why, history.step, history.rows, "value_loss", error, is_reversal=True)
+        ]
 
     def _reversal(self, trial: _Trial, now: float | None, row: int) -> Action:
         action = trial.action

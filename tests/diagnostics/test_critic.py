@@ -141,6 +141,18 @@ def test_a_rate_far_below_the_policys_is_brought_to_it_at_once():
     assert done[0].value == pytest.approx(1000.0)
 
 
+@pytest.mark.parametrize(("own", "rates"), [(1e-5, [1e-4, 1e-5]), (1e-8, [1e-5, 1e-4, 1e-5])])
+def test_once_it_has_caught_up_the_critic_is_as_slow_as_it_was_but_for_a_slip(own, rates):
+    error = np.where(TIME < 110, 0.5, np.where(TIME < 140, 30.0, 0.9))
+    columns = lagging(lr_critic=np.full(N, own))
+    columns["value_loss"] = error * columns["return_var"] / 2
+    done, remediation = raises(columns)
+    assert own * np.cumprod([action.value for action in done]) == pytest.approx(rates)
+    # The median of eight has caught up when five of them have.
+    assert done[-1].is_reversal and done[-1].row == 145 and "caught up" in done[-1].reason
+    assert remediation.factors["critic_lr"] == pytest.approx(rates[-1] / own) and remediation.disabled == {}
+
+
 def test_a_critic_that_catches_up_by_itself_is_left_alone_and_so_is_one_that_has_nothing_to_explain():
     # From three times the error of a constant at 110 down, to a half of that excess every six rollouts.
     falls = lagging()
@@ -151,7 +163,7 @@ def test_a_critic_that_catches_up_by_itself_is_left_alone_and_so_is_one_that_has
     assert "M4" in modes(events)
     first, *rest = raises(falls)[0]
     # The jump itself looks as if it would stay; from then on it falls.
-    assert first.row < 130 and rest == []
+    assert first.row < 130 and [action.is_reversal for action in rest] == [True]
     nothing = lagging(explained_var=np.zeros(N))
     nothing["value_loss"] = nothing["return_var"] / 2
     assert raises(nothing)[0] == []
