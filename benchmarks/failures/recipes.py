@@ -166,7 +166,7 @@ RECIPES: dict[str, Recipe] = {
             # Without it, a text of fixed length might be what is wanted.
             "missing_eos_penalty": 1.0,
         },
-        causes=("no-eos", "eos-never-sampled"),
+        causes=("no-eos", "eos-never-sampled", "sampler-settings"),
         lint=("sampler",),
     ),
     "bug-stuck": Recipe("X14", "gold", fault="stuck_scores", causes=("constant-score",)),
