@@ -27,6 +27,7 @@ MODES = {
     "X2": "sampler does not match",
     "X3": "dropout in the update",
     "X10": "EOS masked",
+    "X14": "scores all the same",
 }
 NO_PROBE = "diagnostics without the quality probe"
 BUGS = tuple(mode for mode in MODES if mode.startswith("X"))
@@ -159,6 +160,9 @@ def page(folder: Path) -> str:
     parts += ["### How early the gold score alone could tell of hacking, tune half", bound_table(folder / "tune")]
     parts += ["### What findings of the tune half were worth", calibration_table(counts)]
     everything = results(folder / "tune") + results(folder / "test")
+    from .lint import lint_table  # Imports the trainer.
+
+    parts += ["### Settings, before the runs", lint_table()]
     return "\n\n".join([*parts, "### What became of the recipes", outcome_table(everything)])
 
 
