@@ -9,6 +9,8 @@ from .critic_signals import FASTEST, CriticConfig, error_of_constant, learning_r
 from .engine import Diagnostics
 from .finding import Finding, Severity
 from .history import History
+from .preflight import PreflightConfig
+from .record import RunSettings
 from .signals import distance, optimum_kl
 
 LeverName = Literal["beta", "policy_lr", "critic_lr", "update_kl", "step", "stop"]
@@ -179,6 +181,24 @@ class Remediation:
     disabled: dict[str, str] = field(default_factory=dict)
     _trials: list[_Trial] = field(default_factory=list)
 
+    def at_start(self, settings: RunSettings) -> list[Action]:
+        """
+        What to do before the first step: a critic's rate that the settings check (X17) warns of is brought to ten times the
+        policy's where it is higher, and to the policy's where it is lower, since a trunk that the first updates spoil does
+        not come back.
+
+        Args:
+            settings ([`~rlhf_ext.diagnostics.RunSettings`]): Of the run.
+        """
+        own, policy, limit = settings.critic_learning_rate, settings.learning_rate, PreflightConfig().critic_ratio
+        if not own or not policy or 1 / limit <= own / policy <= limit:
+            return []
+        value = (FASTEST if own > policy else 1.0) * policy / own
+        why = f"The critic's learning rate {own:g} is {own / policy:.3g} times the policy's {policy:g}."
+        action = Action("critic_lr", value, "X17", why, 0, 0, "value_loss", None)
+        self._note(action, falls=True)
+        return [action]
+
     def decide(self, diagnostics: Diagnostics) -> list[Action]:
         """
         What to do after the latest rollout.
@@ -197,7 +217,7 @@ class Remediation:
             for remedy in REMEDIES:
                 action = self._action(remedy, finding, history) if remedy.mode == finding.mode else None
                 if action is not None:
-                    self._note(action, remedy)
+                    self._note(action, remedy.falls)
                     return [*reversals, action]
         return reversals
 
@@ -224,7 +244,7 @@ class Remediation:
         before = history.level(metric)
         return Action(lever, value, finding.mode, finding.summary, finding.step, history.rows, metric, before)
 
-    def _note(self, action: Action, remedy: Remedy) -> None:
+    def _note(self, action: Action, falls: bool) -> None:
         lever = action.lever
         is_factor = lever not in ("update_kl", "stop")
         self.factors[lever] = self.factors.get(lever, 1.0) * action.value if is_factor else action.value
@@ -237,7 +257,7 @@ class Remediation:
             self._trials.remove(trial)
             if trial.action.mode == action.mode and not trial.has_helped(action.before):
                 factor *= trial.factor
-        self._trials.append(_Trial(action, remedy.falls, factor))
+        self._trials.append(_Trial(action, falls, factor))
 
     def _reversals(self, history: History, still_open: set[str]) -> list[Action]:
         reversals = []

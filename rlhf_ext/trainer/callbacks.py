@@ -76,11 +76,16 @@ class DiagnosticsCallback(TrainerCallback):
     ) -> None:
         """Make the engine, or continue the one that is saved beside the checkpoint that training resumes from."""
         self.remediation = Remediation()
-        if not state.is_world_process_zero:
-            return
         updates = updates_per_rollout(args)
         planned = state.max_steps // max(updates, state.logging_steps)
         settings = live_settings(args, planned, str(kwargs["model"].dtype).removeprefix("torch."))
+        if state.is_world_process_zero:
+            self._begin(settings, updates, args, state)
+        if self.apply is not None and not state.global_step:
+            for action in self.remediation.at_start(settings):
+                self._act(action, state.global_step, control)
+
+    def _begin(self, settings: RunSettings, updates: int, args: TrainingArguments, state: TrainerState) -> None:
         self._start = lambda: (Diagnostics(settings), LiveRollouts(updates, state.logging_steps))
         self.diagnostics, self._rollouts = self._start()
         self._journal = os.path.join(args.output_dir, JOURNAL_FILE)

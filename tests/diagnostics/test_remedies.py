@@ -218,3 +218,22 @@ def test_a_saved_state_decides_as_one_that_was_never_saved():
     expected = whole.go(80)
     assert resumed.go(80) == expected
     assert any(action.is_reversal for action in expected)
+
+
+@pytest.mark.parametrize(
+    ("critic", "policy", "factor"),
+    [
+        (0.06, 1e-3, 1 / 6),  # 60 times: down to 10 times
+        (1e-5, 1e-3, 100.0),  # a hundredth: up to the policy's
+        (0.03, 1e-3, None),  # 30 times, the limit
+        (1e-3 / 30, 1e-3, None),
+        (None, 1e-3, None),
+        (0.06, None, None),
+    ],
+)
+def test_a_critics_rate_that_the_settings_check_warns_of_is_set_right_before_the_first_step(critic, policy, factor):
+    remediation = Remediation()
+    settings = replace(SETTINGS, critic_learning_rate=critic, learning_rate=policy)
+    actions = remediation.at_start(settings)
+    assert moves(actions) == ([] if factor is None else [("critic_lr", pytest.approx(factor), False)])
+    assert remediation.factors == ({} if factor is None else {"critic_lr": pytest.approx(factor)})

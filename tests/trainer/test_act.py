@@ -84,6 +84,22 @@ def test_rates_and_beta_move_by_their_factors_and_are_in_the_ledger(
     assert rows[2]["result"] == "kl/beta 0.1 -> 0.3"
 
 
+def test_a_slip_in_the_critics_rate_is_set_right_before_the_first_step(
+    tiny_policy_path, prompts, ppo_config, tmp_path
+):
+    settings = {"lr_scheduler_type": "constant", "learning_rate": 1e-3, "critic_learning_rate": 0.1}
+    watch = Watch()
+    run(tiny_policy_path, prompts, ppo_config(diagnostics="act", max_steps=4, **settings), watch)
+    assert {min(rates) for rates in watch.rates} == {1e-3}
+    assert [max(rates) for rates in watch.rates] == pytest.approx([0.01] * 4)
+    (line,) = ledger(tmp_path / "out")
+    assert (line["action"]["mode"], line["result"]) == ("X17", "learning rate 0.1 -> 0.01")
+
+    advised = Watch()
+    run(tiny_policy_path, prompts, ppo_config(max_steps=4, **settings), advised)
+    assert {max(rates) for rates in advised.rates} == {0.1}
+
+
 def test_an_update_ends_once_its_kl_is_too_large(tiny_policy_path, prompts, ppo_config, monkeypatch):
     scripted(monkeypatch, {1: [action("update_kl", 0.0)], 2: [action("update_kl", math.inf)]})
     watch = Watch()
