@@ -96,9 +96,11 @@ class RolloutsTracker(NotebookTrainingTracker):
             if title not in columns:
                 continue
             steps = [step for step, _ in self.rows]
-            values = [float(logs.get(columns[title], math.nan)) for _, logs in self.rows]
-            target = self.rows[-1][1].get(TARGET) if title == "KL" else None
-            beta = f", beta {_number(self.rows[-1][1].get(BETA))}" if title == "KL" and "beta" in columns else ""
+            numbers = [logs.get(columns[title]) for _, logs in self.rows]
+            values = [math.nan if number is None else float(number) for number in numbers]
+            latest = self.rows[-1][1] if title == "KL" else {}
+            target = latest.get(TARGET)
+            beta = f", beta {_number(latest[BETA])}" if BETA in latest else ""
             curve = plot(steps, values, target=target, label=title)
             figures.append(f"<figure><figcaption>{title}{beta}</figcaption>{curve}</figure>")
         return f'<div class="rollouts">{"".join(figures)}</div>'

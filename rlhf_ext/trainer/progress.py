@@ -51,8 +51,8 @@ def kl_name(args: TrainingArguments) -> str:
 
 def four_numbers(logs: Logs, kl: str) -> dict[str, str]:
     """
-    Score, KL (beside its target), entropy and explained variance of a rollout, as text; those that the log lacks are left
-    out.
+    Score, KL (beside its target), entropy and explained variance of a rollout, as text; those that the log lacks
+    (a constant score has no variance to explain) are left out.
 
     Args:
         logs (`dict`): A row of the log.
@@ -62,7 +62,7 @@ def four_numbers(logs: Logs, kl: str) -> dict[str, str]:
     if kl in logs:
         numbers["kl"] = f"{logs[kl]:.3g}" + (f"/{logs[TARGET]:.3g}" if TARGET in logs else "")
     for short, name in (("entropy", ENTROPY), ("critic", CRITIC)):
-        if name in logs:
+        if logs.get(name) is not None:
             numbers[short] = f"{logs[name]:.3g}"
     return numbers
 

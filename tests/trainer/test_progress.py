@@ -1,6 +1,5 @@
 """What is shown while a run trains."""
 
-import math
 import re
 
 import pytest
@@ -36,7 +35,7 @@ def test_four_numbers_in_the_unit_of_the_target():
     assert four_numbers(ROW, "kl/ref") == {"score": "+0.5", "kl": "4.25/6", "entropy": "2", "critic": "0.25"}
     assert four_numbers(ROW, "kl/ref_token")["kl"] == "0.5/6"
     # With beta=0 no KL is measured.
-    assert four_numbers({"objective/score": -1.0}, "kl/ref") == {"score": "-1"}
+    assert four_numbers({"objective/score": -1.0, "value/explained_variance": None}, "kl/ref") == {"score": "-1"}
 
 
 def test_an_evaluation_is_a_line_of_its_numbers():
@@ -118,7 +117,7 @@ class TestNotebook:
 
         tracker = RolloutsTracker(10, "kl/ref")
         tracker.evaluation = "<script>"
-        tracker.add([(1, {**ROW, "value/explained_variance": math.nan}), (2, ROW), *[(i, ROW) for i in range(3, 11)]])
+        tracker.add([(1, {**ROW, "value/explained_variance": None}), (2, ROW), *[(i, ROW) for i in range(3, 11)]])
         assert "<script>" not in shown[-1]
         assert shown[-1].count("<tr>") == 1 + 8
         assert "<tr><td>10</td>" in shown[-1]
