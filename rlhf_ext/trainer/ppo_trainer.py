@@ -38,6 +38,7 @@ from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
 from .preflight import warn_of_settings
 from .probe import Probe, check_probe, wants_probe
+from .progress import show_rollouts
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
@@ -206,6 +207,7 @@ class PPOTrainer(ResumableTrainer):
         self._init_measurements()
         held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
         self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
+        show_rollouts(self)
         self._init_diagnostics()
         self._init_resuming(critic, name)
 
