@@ -183,9 +183,8 @@ class Remediation:
 
     def at_start(self, settings: RunSettings) -> list[Action]:
         """
-        What to do before the first step: a critic's rate that the settings check (X17) warns of is brought to ten times the
-        policy's where it is higher, and to the policy's where it is lower, since a trunk that the first updates spoil does
-        not come back.
+        What to do before the first step: a critic's rate that the settings check (X17) warns of is brought to the policy's,
+        which is the default, since a trunk that the first updates spoil does not come back.
 
         Args:
             settings ([`~rlhf_ext.diagnostics.RunSettings`]): Of the run.
@@ -193,9 +192,8 @@ class Remediation:
         own, policy, limit = settings.critic_learning_rate, settings.learning_rate, PreflightConfig().critic_ratio
         if not own or not policy or 1 / limit <= own / policy <= limit:
             return []
-        value = (FASTEST if own > policy else 1.0) * policy / own
         why = f"The critic's learning rate {own:g} is {own / policy:.3g} times the policy's {policy:g}."
-        action = Action("critic_lr", value, "X17", why, 0, 0, "value_loss", None)
+        action = Action("critic_lr", policy / own, "X17", why, 0, 0, "value_loss", None)
         self._note(action, falls=True)
         return [action]
 

@@ -223,12 +223,12 @@ def test_a_saved_state_decides_as_one_that_was_never_saved():
 @pytest.mark.parametrize(
     ("critic", "policy", "factor"),
     [
-        (0.06, 1e-3, 1 / 6),  # 60 times: down to 10 times
-        (1e-5, 1e-3, 100.0),  # a hundredth: up to the policy's
+        (0.05, 1e-3, 1 / 50),
+        (1e-5, 1e-3, 100.0),
         (0.03, 1e-3, None),  # 30 times, the limit
         (1e-3 / 30, 1e-3, None),
         (None, 1e-3, None),
-        (0.06, None, None),
+        (0.05, None, None),
     ],
 )
 def test_a_critics_rate_that_the_settings_check_warns_of_is_set_right_before_the_first_step(critic, policy, factor):

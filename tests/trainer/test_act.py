@@ -90,10 +90,9 @@ def test_a_slip_in_the_critics_rate_is_set_right_before_the_first_step(
     settings = {"lr_scheduler_type": "constant", "learning_rate": 1e-3, "critic_learning_rate": 0.1}
     watch = Watch()
     run(tiny_policy_path, prompts, ppo_config(diagnostics="act", max_steps=4, **settings), watch)
-    assert {min(rates) for rates in watch.rates} == {1e-3}
-    assert [max(rates) for rates in watch.rates] == pytest.approx([0.01] * 4)
+    assert [max(rates) for rates in watch.rates] == pytest.approx([1e-3] * 4)
     (line,) = ledger(tmp_path / "out")
-    assert (line["action"]["mode"], line["result"]) == ("X17", "learning rate 0.1 -> 0.01")
+    assert (line["action"]["mode"], line["result"]) == ("X17", "learning rate 0.1 -> 0.001")
 
     advised = Watch()
     run(tiny_policy_path, prompts, ppo_config(max_steps=4, **settings), advised)
