@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_ext.diagnostics.plots import Mark, plot
+from rlhf_ext.diagnostics.plots import Mark, image, plot
 
 from .labels import Label, label
 from .recipes import RECIPES
@@ -12,15 +12,7 @@ from .stored import RUNS, read_rows
 from .table import warned
 from .verdicts import Verdict, diagnose, load
 
-WIDTH, HEIGHT, TITLE = 470, 170, 22
-# An image finds no style sheet beside it. Colours are readable on white and on black.
-STYLE = """
-text { font-family: sans-serif; fill: #808890; } .title { font-size: 12px; } .tick, .mark { font-size: 10px; }
-.grid { stroke: #80889040; } .curve { fill: none; stroke: #3d7fc4; stroke-width: 1.5; } .point { fill: #3d7fc4; }
-.target { stroke: #808890; stroke-dasharray: 5 4; } .lost { stroke: #d0353c; stroke-width: 2; }
-.band { opacity: .1; } .warn .band { fill: #c27500; } .warn .edge { stroke: #c27500; } .warn .mark { fill: #c27500; }
-.critical .band { fill: #d0353c; } .critical .edge { stroke: #d0353c; } .critical .mark { fill: #d0353c; }
-.oracle .band { fill: #2e8b57; } .oracle .edge { stroke: #2e8b57; } .oracle .mark { fill: #2e8b57; }
+STYLE = """.oracle .band { fill: #2e8b57; } .oracle .edge { stroke: #2e8b57; } .oracle .mark { fill: #2e8b57; }
 """
 
 
@@ -62,14 +54,19 @@ def draw(mode: str) -> str:
     verdict = diagnose(settings, records)
     happened = next(each for each in label(outcomes, RECIPES[figure.recipe].intent) if each.mode == mode)
     said, seen = _finding(mode, verdict, len(records)), _damage(happened)
-    panels = []
+    panels = {}
     for name in figure.curves:
         points = [(i, value) for i, record in enumerate(records, 1) if (value := record.values.get(name)) is not None]
         target = settings.kl_target if name == "kl_ref_seq" else None
-        panels.append((TITLES[name], points, said, target))
+        panels[TITLES[name]] = _plot(name, points, said, target)
     for name in figure.outcomes:
-        panels.append((TITLES[name], [(row["rollout"], row[name]) for row in outcomes], [seen], None))
-    return _stack(panels)
+        panels[TITLES[name]] = _plot(name, [(row["rollout"], row[name]) for row in outcomes], [seen], None)
+    return image(panels, style=STYLE)
+
+
+def _plot(name: str, points: list[tuple[int, float]], marks: list[Mark], target: float | None) -> str:
+    steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
+    return plot(steps, values, marks, target, TITLES[name])
 
 
 def _finding(mode: str, verdict: Verdict, end: int) -> list[Mark]:
@@ -83,18 +80,6 @@ def _finding(mode: str, verdict: Verdict, end: int) -> list[Mark]:
 def _damage(happened: Label) -> Mark:
     told = f"begins at {happened.onset}, damage at {happened.damage}"
     return Mark(told, told, "oracle", happened.onset, happened.damage)
-
-
-def _stack(panels: list[tuple[str, list[tuple[int, float]], list[Mark], float | None]]) -> str:
-    height = len(panels) * (HEIGHT + TITLE)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"><style>{STYLE}</style>']
-    for place, (title, points, marks, target) in enumerate(panels):
-        top = place * (HEIGHT + TITLE)
-        steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
-        picture = plot(steps, values, marks, target, title)
-        placed = picture.replace("<svg ", f'<svg y="{top + TITLE}" width="{WIDTH}" height="{HEIGHT}" ', 1)
-        parts += [f'<text class="title" x="4" y="{top + 15}">{title}</text>', placed]
-    return "".join([*parts, "</svg>\n"])
 
 
 def write_figures(folder: Path) -> None:

@@ -1,16 +1,24 @@
 """Curves as inline SVG."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-_WIDTH, _HEIGHT = 470, 170
+_WIDTH, _HEIGHT, _TITLE = 470, 170, 22
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 18, 22
 # Width of a character of a label.
 _CHARACTER = 7
 # A curve that falls by this factor shows nothing of its end on a linear axis.
 _LOG_FROM = 50.0
+# An image finds no style sheet beside it. Colours are readable on white and on black.
+_IMAGE_STYLE = """
+text { font-family: sans-serif; fill: #808890; } .title { font-size: 12px; } .tick, .mark { font-size: 10px; }
+.grid { stroke: #80889040; } .curve { fill: none; stroke: #3d7fc4; stroke-width: 1.5; } .point { fill: #3d7fc4; }
+.target { stroke: #808890; stroke-dasharray: 5 4; } .lost { stroke: #d0353c; stroke-width: 2; }
+.band { opacity: .1; } .warn .band { fill: #c27500; } .warn .edge { stroke: #c27500; } .warn .mark { fill: #c27500; }
+.critical .band { fill: #d0353c; } .critical .edge { stroke: #d0353c; } .critical .mark { fill: #d0353c; }
+"""
 
 
 class Mark(NamedTuple):
@@ -69,6 +77,27 @@ def plot(
         "</svg>",
     ]
     return "".join(parts)
+
+
+def image(plots: Mapping[str, str], columns: int = 1, style: str = "") -> str:
+    """
+    Plots under their titles as one SVG file, which needs no style sheet.
+
+    Args:
+        plots (`dict[str, str]`): Title -> what [`plot`] gave.
+        columns (`int`, *optional*, defaults to `1`): Plots beside each other.
+        style (`str`, *optional*): Further rules.
+    """
+    width, height = columns * _WIDTH, math.ceil(len(plots) / columns) * (_HEIGHT + _TITLE)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><style>{_IMAGE_STYLE}{style}</style>'
+    ]
+    for place, (title, picture) in enumerate(plots.items()):
+        left, top = place % columns * _WIDTH, place // columns * (_HEIGHT + _TITLE)
+        at = f'<svg x="{left}" y="{top + _TITLE}" width="{_WIDTH}" height="{_HEIGHT}" '
+        parts.append(f'<text class="title" x="{left + 4}" y="{top + 15}">{escape(title)}</text>')
+        parts.append(picture.replace("<svg ", at, 1))
+    return "".join([*parts, "</svg>\n"])
 
 
 def _value_axis(finite: list[float], target: float | None) -> _Axis:

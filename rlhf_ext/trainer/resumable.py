@@ -35,12 +35,14 @@ from .checkpoint import (
     write_manifest,
 )
 from .control import restored_controller, save_controller
+from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
 from .levers import STEPS_TO_SPARE, Levers
+from .model_card import ppo_card
 from .role_trainer import RoleTrainer
 
 
-class ResumableTrainer(RoleTrainer):
+class ResumableTrainer(HubTrainer, RoleTrainer):
     """
     Saves and restores what the parents do not: the KL controller, the current rollout, counters, pending logs, the order
     of the data in later epochs. Checkpoints are complete or absent, and checked before anything is loaded.
@@ -69,6 +71,7 @@ class ResumableTrainer(RoleTrainer):
     def _init_resuming(self, critic: str, model: str) -> None:
         self._critic_kind = critic
         self._begins_with = model
+        self._reward_reports: dict[str, dict[str, Any]] = {}
         self._checkpoint: str | None = None
         self._staging: str | None = None
         self._sigterm = SaveOnSigterm(self.accelerator)
@@ -192,6 +195,9 @@ class ResumableTrainer(RoleTrainer):
             save_controller(self.kl_controller, folder)
         if self.diagnostics is not None:
             self.diagnostics.save(folder)
+
+    def _card(self) -> Card:
+        return ppo_card(self)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 
