@@ -10,7 +10,7 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~#!$])")
 
 
 def visible(text: str) -> str:
-    """The text with what has no picture (control characters, changes of the writing direction, lone surrogates) as codes."""
+    """The text with what has no picture (control characters, changes of direction, lone surrogates) as codes."""
     return "".join(f"\\u{ord(c):04x}" if _is_hidden(c) else c for c in text)
 
 

@@ -9,6 +9,7 @@ single file can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_te
 `dataset_test_split: null` nothing is held out and there is no report card.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from trl import (
@@ -20,7 +21,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data
+from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data, push
 
 
 @dataclass
@@ -77,13 +78,15 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.last_report_card is not None:
         trainer.accelerator.print(trainer.last_report_card.to_markdown())
-    trainer.save_model(training_args.output_dir)
+    # The push comes last.
+    trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    problem = push(trainer, script_args.dataset_name) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if problem:
+        sys.exit(problem)
 
 
 if __name__ == "__main__":

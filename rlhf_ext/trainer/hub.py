@@ -23,6 +23,8 @@ logger = logging.get_logger(__name__)
 # The first is the error of the HTTP library that huggingface_hub is built on: httpx, or httpx2. What the Hub answers, no
 # token and no connection are OSErrors.
 _HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], HFValidationError, OSError)
+# hf_xet raises errors of Python's own.
+_UPLOAD_ERRORS: tuple[type[Exception], ...] = (*_HUB_ERRORS, RuntimeError, ValueError)
 _IGNORED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*")
 _LONGEST_REASON = 400
 _TRAINING_SECTION, _VERSIONS, _CITATIONS = "## Training procedure", "- TRL: ", "Cite TRL as:"
@@ -93,13 +95,13 @@ class HubTrainer(Trainer):
         except _HUB_ERRORS as error:
             name = self.args.hub_model_id or self._model_name
             raise PushError(
-                f"The repository {name!r} cannot be made on the Hub: {self._reason(error, token)} Log in with `hf auth login` "
-                "or HF_TOKEN (a token with write access), name another hub_model_id, or leave push_to_hub out and push the "
-                "saved model later with `hf upload`."
-            ) from self._cause(error, token)
+                f"The repository {name!r} cannot be made on the Hub: {_reason(self, error, token)} Log in with `hf auth "
+                "login` or HF_TOKEN (a token with write access), name another hub_model_id, or leave push_to_hub out and push "
+                "the saved model later with `hf upload`."
+            ) from _cause(self, error, token)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as [`~transformers.Trainer.save_model`] does; called by the user, with the model card, and pushed at last."""
+        """Save as [`~transformers.Trainer.save_model`] does; called by the user, with the card, and pushed at last."""
         super().save_model(output_dir, _internal_call=True)
         if _internal_call:
             return
@@ -138,11 +140,11 @@ class HubTrainer(Trainer):
             self.save_model(_internal_call=True)
         try:
             pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
-        except (*_HUB_ERRORS, RuntimeError, ValueError) as error:
+        except _UPLOAD_ERRORS as error:
             # Before the card is written, the error is one of saving.
             if isinstance(error, PushError) or not self._card_is_written:
                 raise
-            raise PushError(self._failed(error, token, revision)) from self._cause(error, token)
+            raise PushError(_failed(self, error, token, revision)) from _cause(self, error, token)
         if isinstance(pushed, Future):
             pushed.add_done_callback(self._look_at_push)
         return pushed
@@ -162,30 +164,9 @@ class HubTrainer(Trainer):
         error = None if job.cancelled() else job.exception()
         if error is not None:
             logger.warning(
-                f"A push to {self.hub_model_id} in the background failed: {self._reason(error)} Training goes on and its "
+                f"A push to {self.hub_model_id} in the background failed: {_reason(self, error)} Training goes on and its "
                 "checkpoints are on the disk; the next push sends what is missing."
             )
-
-    def _failed(self, error: BaseException, token: str | None, revision: str | None) -> str:
-        folder = str(self.args.output_dir)
-        command = ["hf", "upload", str(self.hub_model_id), folder, "."]
-        command += [part for pattern in _IGNORED for part in ("--exclude", pattern)]
-        revision = revision or self.args.hub_revision
-        command += ["--revision", revision] if revision else []
-        return (
-            f"The push to {self.hub_model_id} failed: {self._reason(error, token)} Nothing is lost, the model is saved in "
-            f"{folder!r}. Retry with:\n{shlex.join(command)}"
-        )
-
-    def _reason(self, error: BaseException, token: str | None = None) -> str:
-        text = " ".join(str(error).split()) or type(error).__name__
-        text = without_tokens(text, token, self.args.hub_token)
-        text = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} [...]"
-        return text if text.endswith(".") else f"{text}."
-
-    def _cause(self, error: BaseException, token: str | None) -> BaseException | None:
-        """The error, for the traceback, unless it quotes a token."""
-        return error if without_tokens(str(error), token, self.args.hub_token) == str(error) else None
 
     # ---- Card -------------------------------------------------------------------------------------------------------
 
@@ -193,7 +174,7 @@ class HubTrainer(Trainer):
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """
-        Write `README.md` in the output folder: the card of the run, and TRL's sections on procedure, versions and citations.
+        Write `README.md` in the output folder: the card of the run, and TRL's sections on procedure and citations.
 
         Args:
             model_name (`str`, *optional*): Name in the title.
@@ -210,6 +191,50 @@ class HubTrainer(Trainer):
                 # It is written at every checkpoint too, and must not cost one.
                 logger.exception("The model card is TRL's alone: ours failed. Please report this.")
         self._card_is_written = True
+
+
+def push(trainer: Any, dataset_name: str | None) -> str | None:
+    """
+    Push at the end of a program, which other processes wait for.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): One of ours or of TRL's, whose model is saved.
+        dataset_name (`str`, *optional*): What it was trained on; named in the card where it is on the Hub.
+
+    Returns:
+        `str`: what went wrong and how to retry, to end the program with; `None` if nothing did.
+    """
+    try:
+        trainer.push_to_hub(dataset_name=dataset_name if is_on_hub(dataset_name) else None)
+    except PushError as error:
+        return str(error)
+    except _HUB_ERRORS as error:
+        return _failed(trainer, error)
+    return None
+
+
+def _failed(trainer: Any, error: BaseException, token: str | None = None, revision: str | None = None) -> str:
+    folder, revision = str(trainer.args.output_dir), revision or trainer.args.hub_revision
+    command = ["hf", "upload", str(trainer.hub_model_id), folder, "."]
+    command += [part for pattern in _IGNORED for part in ("--exclude", pattern)]
+    command += ["--revision", revision] if revision else []
+    return (
+        f"The push to {trainer.hub_model_id} failed: {_reason(trainer, error, token)} Nothing is lost, the model is saved "
+        f"in {folder!r}. Retry with:\n{shlex.join(command)}"
+    )
+
+
+def _reason(trainer: Any, error: BaseException, token: str | None = None) -> str:
+    """The error in a sentence, without tokens."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_tokens(text, token, trainer.args.hub_token)
+    text = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} [...]"
+    return text if text.endswith(".") else f"{text}."
+
+
+def _cause(trainer: Any, error: BaseException, token: str | None) -> BaseException | None:
+    """The error, for the traceback, unless it quotes a token."""
+    return error if without_tokens(str(error), token, trainer.args.hub_token) == str(error) else None
 
 
 def _complete(path: str, name: str, card: Card) -> None:

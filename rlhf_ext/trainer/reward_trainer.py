@@ -18,13 +18,15 @@ from trl.data_utils import common_prefix_length
 
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
+from .hub import Card, HubTrainer
 from .launch import check_saves_weights
+from .reward_card import reward_card
 from .reward_config import RewardConfig
 
 logger = get_logger(__name__)
 
 
-class RewardTrainer(trl.RewardTrainer):
+class RewardTrainer(HubTrainer, trl.RewardTrainer):
     r"""
     [`~trl.RewardTrainer`] that also measures what it trained.
 
@@ -188,20 +190,13 @@ class RewardTrainer(trl.RewardTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as [`~transformers.Trainer.save_model`] does, with `report_card.json` beside the weights."""
-        folder = Path(output_dir or self._output_dir)
         # Before the parent, which pushes the folder to the Hub at the end if it is asked to.
         if self.args.should_save:
-            self._save_report_card(folder)
-        if not _internal_call and self.last_report_card is not None and folder == self._output_dir:
-            self.create_model_card(model_name=(self.args.hub_model_id or folder.name).split("/")[-1])
+            self._save_report_card(Path(output_dir or self._output_dir))
         super().save_model(output_dir, _internal_call=_internal_call)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write TRL's model card, followed by the report card if there is one. Takes the parent's arguments."""
-        super().create_model_card(*args, **kwargs)
-        if self.last_report_card is not None and self.is_world_process_zero():
-            with open(self._output_dir / "README.md", "a", encoding="utf-8") as readme:
-                readme.write("\n\n" + self.last_report_card.to_markdown())
+    def _card(self) -> Card:
+        return reward_card(self)
 
     @property
     def _output_dir(self) -> Path:
