@@ -96,8 +96,8 @@ class HubTrainer(Trainer):
             name = self.args.hub_model_id or self._model_name
             raise PushError(
                 f"The repository {name!r} cannot be made on the Hub: {_reason(self, error, token)} Log in with `hf auth "
-                "login` or HF_TOKEN (a token with write access), name another hub_model_id, or leave push_to_hub out and push "
-                "the saved model later with `hf upload`."
+                "login` or HF_TOKEN (a token with write access), name another hub_model_id, or leave push_to_hub out and "
+                "push the saved model later with `hf upload`."
             ) from _cause(self, error, token)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

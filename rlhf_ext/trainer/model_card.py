@@ -1,5 +1,6 @@
 """The model card of a PPO run, from what the run has recorded: its log, `diagnostics.jsonl`, the reward models' cards."""
 
+import json
 import math
 import os
 import sys
@@ -40,9 +41,9 @@ PANELS = {
 }
 # How the run was launched, logged and stored says nothing about the model, and some of it is about the machine.
 _NOT_OF_THE_RECIPE = (
-    "accelerator_config", "activation_checkpointing", "bf16_full_eval", "dataloader", "ddp", "deepspeed",
+    "accelerator_config", "activation_checkpointing", "bf16_full_eval", "dataloader", "ddp", "debug", "deepspeed",
     "disable_tqdm", "do_", "fsdp", "generation_batch_size", "gradient_checkpointing", "hub_", "include_", "load_best",
-    "local_rank", "log", "model_init_kwargs", "output_dir", "overwrite", "parallelism", "project", "push_to_hub",
+    "local_rank", "log", "model_init_kwargs", "output_dir", "overwrite", "pad_to", "parallelism", "project", "push_to_hub",
     "report_to", "resume_from", "run_name", "save_", "skip_damaged", "trackio", "use_cpu",
 )  # fmt: skip
 
@@ -112,7 +113,7 @@ def _introduction(trainer: Any) -> str:
 
 def loading_code(trainer: Any) -> str:
     """Python that loads the policy and answers a prompt, as a Markdown block; the merged policy too where it is there."""
-    repository = trainer._repository
+    quoted = json.dumps(trainer._repository)
     merged = (Path(trainer.args.output_dir) / MERGED_FOLDER).is_dir()
     trust = ", trust_remote_code=True" if trainer.args.trust_remote_code else ""
     package, loader = (
@@ -134,8 +135,8 @@ def loading_code(trainer: Any) -> str:
     )
     code = (
         f"```python\n{imports}\n"
-        f"model = {loader}.from_pretrained({repository!r}{trust})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({repository!r}{trust})\n"
+        f"model = {loader}.from_pretrained({quoted}{trust})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted}{trust})\n"
         f"{ask}"
         "output = model.generate(**inputs, max_new_tokens=64)\n"
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```'
@@ -145,7 +146,7 @@ def loading_code(trainer: Any) -> str:
     return (
         f"{code}\n\nThe policy with its adapter merged, which needs no PEFT:\n\n```python\n"
         "from transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({repository!r}, subfolder={MERGED_FOLDER!r}{trust})\n```"
+        f"model = AutoModelForCausalLM.from_pretrained({quoted}, subfolder="{MERGED_FOLDER}"{trust})\n```"
     )
 
 
@@ -389,10 +390,10 @@ def _critic_card(trainer: Any, rows: Sequence[Mapping[str, float]]) -> str:
     explained = mean_at_end(rows, "value/explained_variance")
     repository = trainer._repository
     download = (
-        f"folder = {os.path.join(repository, CRITIC_FOLDER)!r}\n"
+        f"folder = {json.dumps(os.path.join(repository, CRITIC_FOLDER))}\n"
         if trainer.hub_model_id is None
         else "from huggingface_hub import snapshot_download\n\n"
-        f"folder = snapshot_download({repository!r}, allow_patterns={CRITIC_FOLDER + '/*'!r}) + {'/' + CRITIC_FOLDER!r}\n"
+        f'folder = snapshot_download({json.dumps(repository)}, allow_patterns="{CRITIC_FOLDER}/*") + "/{CRITIC_FOLDER}"\n'
     )
     return f"""---
 tags:
@@ -411,6 +412,6 @@ perfect, 0 no better than a constant). It judges the policy beside it, and grows
 A run that goes on from this policy starts from it:
 
 ```python
-{download}trainer = PPOTrainer(..., args=PPOConfig(..., critic={trainer._critic_kind!r}), critic_model=folder)
+{download}trainer = PPOTrainer(..., args=PPOConfig(..., critic="{trainer._critic_kind}"), critic_model=folder)
 ```
 """

@@ -1,5 +1,6 @@
 """The model card of a reward model: its report card, and how to use it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def reward_card(trainer: Any) -> Card:
         write_curves(Path(trainer.args.output_dir), trainer.state.log_history, PANELS, {}),
         f"## Recipe\n\nSettings that differ from the defaults of `RewardConfig`.\n\n{recipe(trainer.args)}",
         "## Limits\n\n- A score says which of two answers to one prompt is preferred; scores of different prompts, and "
-        "their size, mean nothing by themselves.\n- It has the tastes and errors of whoever labelled the pairs. Answers unlike "
-        "those it was trained on may be scored high for no good reason, and a policy trained against it will find them.",
+        "their size, mean nothing by themselves.\n- It has the tastes and errors of whoever labelled the pairs. Answers "
+        "unlike those it was trained on may be scored high for no reason, and a policy trained against it will find them.",
     ]
     library = {"library_name": "peft"} if is_adapter else {}
     metadata = {**library, "pipeline_tag": "text-classification"}
@@ -46,19 +47,19 @@ def reward_card(trainer: Any) -> Card:
 
 
 def _loading_code(trainer: Any, is_adapter: bool) -> str:
-    repository = trainer._repository
+    quoted = json.dumps(trainer._repository)
     trust = ", trust_remote_code=True" if trainer.args.trust_remote_code else ""
     if is_adapter:
         imports = "from peft import AutoPeftModelForSequenceClassification\nfrom transformers import AutoTokenizer\n"
-        load = f"AutoPeftModelForSequenceClassification.from_pretrained({repository!r}, num_labels=1{trust})"
+        load = f"AutoPeftModelForSequenceClassification.from_pretrained({quoted}, num_labels=1{trust})"
     else:
         imports = "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-        load = f"AutoModelForSequenceClassification.from_pretrained({repository!r}{trust})"
+        load = f"AutoModelForSequenceClassification.from_pretrained({quoted}{trust})"
     return (
         f"```python\nimport torch\n{imports}\nmodel = {load}.eval()\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({repository!r}{trust})\n{_encode(trainer)}"
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted}{trust})\n{_encode(trainer)}"
         "with torch.no_grad():\n    print(model(**inputs).logits[0, 0].item())\n```\n\n"
-        f"In PPO: `PPOTrainer(..., reward_funcs={repository!r})`."
+        f"In PPO: `PPOTrainer(..., reward_funcs={quoted})`."
     )
 
 

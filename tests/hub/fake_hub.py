@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         for method, pattern, action in _ROUTES:
             match = re.fullmatch(pattern, call.path)
             if method == ("GET" if self.command == "HEAD" else self.command) and match:
-                action(self, body, **match.groupdict())
+                action(self, body, **{k: v for k, v in match.groupdict().items() if v is not None})
                 return
         self.answer({"error": "no such call"}, 404)
 
@@ -133,10 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 
         head = yaml.safe_load(json.loads(body)["content"].split("---")[1])
         # What the Hub's own check refuses, of what such a card can hold: ids that are none.
-        names = [
-            head.get("base_model"),
-            *([head["datasets"]] if isinstance(head.get("datasets"), str) else head.get("datasets") or []),
-        ]
+        named = head.get("datasets") or []
+        names = [head.get("base_model"), *([named] if isinstance(named, str) else named)]
         wrong = [name for name in names if name and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)]
         self.answer(
             {"errors": [{"message": f"{name} is no id"} for name in wrong], "warnings": []}, 400 if wrong else 200
