@@ -14,22 +14,20 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..diagnostics import Sample, Severity, diagnose
-from ..diagnostics.journal import Told, read_told
 from ..diagnostics.plots import image, plot
-from ..diagnostics.report_text import short, when
-from ..markdown import block, inline, table
+from ..diagnostics.report_text import short
+from ..markdown import inline, table
 from ..models.critic import CRITIC_FOLDER
 from ..models.normalization import read_report_card
 from ..models.scoring import RewardModelScorer, hub_arguments
 from ..version import __version__
 from .callbacks import JOURNAL_FILE
 from .hub import Card, is_on_hub
+from .journal_card import journal_sections
 
 CURVES_FILE = "curves.svg"
 MERGED_FOLDER = "merged"
 LAST_ROLLOUTS = 5
-SHOWN_SAMPLES, SHOWN_FINDINGS = 3, 8
 PANELS = {
     "objective/score": "score",
     "kl/ref": "KL to the reference, nats per completion",
@@ -65,7 +63,7 @@ def ppo_card(trainer: Any) -> Card:
         _models(trainer),
         _controller(trainer.args, rows),
         f"## Recipe\n\nSettings that differ from the defaults of `PPOConfig`.\n\n{recipe(trainer.args)}",
-        *_told(folder / JOURNAL_FILE),
+        *journal_sections(folder / JOURNAL_FILE),
         _limits(trainer),
     ]
     if (folder / CRITIC_FOLDER).is_dir():
@@ -146,7 +144,7 @@ def loading_code(trainer: Any) -> str:
     return (
         f"{code}\n\nThe policy with its adapter merged, which needs no PEFT:\n\n```python\n"
         "from transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({quoted}, subfolder="{MERGED_FOLDER}"{trust})\n```"
+        f'model = AutoModelForCausalLM.from_pretrained({quoted}, subfolder="{MERGED_FOLDER}"{trust})\n```'
     )
 
 
@@ -301,68 +299,6 @@ def recipe(args: Any) -> str:
         if not setting.name.startswith(_NOT_OF_THE_RECIPE) and value != default and setting.init:
             rows.append((setting.name, value))
     return table(("setting", "value"), sorted(rows)) if rows else "None."
-
-
-# ---- What the diagnostics say ---------------------------------------------------------------------------------------
-
-
-def _told(journal: Path) -> list[str]:
-    if not journal.is_file():
-        return ["## Diagnostics\n\nSwitched off in this run, which also kept no samples."]
-    told = read_told(journal)
-    return [_findings(journal, told), _samples(told)]
-
-
-def _findings(journal: Path, told: Told) -> str:
-    try:
-        diagnosis = diagnose(journal)
-    except ValueError:
-        # No rollout yet.
-        return ""
-    lines = []
-    for episode in diagnosis.episodes[:SHOWN_FINDINGS]:
-        finding = episode.finding
-        cure = next((cause.remedy for cause in finding.causes if cause.check != "refuted"), "")
-        advice = f" Cure: {inline(cure)}" if cure and finding.severity > Severity.INFO else ""
-        lines.append(
-            f"- **{finding.severity.name} {inline(finding.mode)} {inline(finding.title)}** ({inline(when(episode))}): "
-            f"{inline(finding.summary)}{advice}"
-        )
-    left = len(diagnosis.episodes) - len(lines)
-    lines += [f"- {left} more in `{JOURNAL_FILE}`"] if left else []
-    text = "## Findings of the diagnostics\n\n" + ("\n".join(lines) or "None.")
-    if told.actions:
-        last = [f"- step {a['step']}: {inline(a['action']['lever'])}, {inline(a['result'])}" for a in told.actions]
-        text += "\n\nWhat they did about it:\n\n" + "\n".join(last[-SHOWN_FINDINGS:])
-    return text
-
-
-def _samples(told: Told) -> str:
-    if not told.before:
-        return ""
-    if told.same_prompts:
-        pairs = list(zip(told.before, told.after, strict=False))[:SHOWN_SAMPLES]
-        body = "\n".join(
-            f"Prompt:\n{block(before.prompt)}\nBefore{_score(before)}:\n{block(before.completion)}\nAfter{_score(after)}:\n"
-            f"{block(after.completion)}"
-            for before, after in pairs
-        )
-        return f"## Samples before and after\n\nHeld-out prompts, the same sampling seed.\n\n{body}"
-    ends = {"Before (first rollout, the untrained policy)": told.before, "After (last rollout)": told.after}
-    body = "\n\n".join(
-        f"### {title}\n\n"
-        + "\n".join(
-            f"Prompt:\n{block(s.prompt)}\nAnswer{_score(s)}:\n{block(s.completion)}" for s in part[:SHOWN_SAMPLES]
-        )
-        for title, part in ends.items()
-    )
-    return (
-        "## Samples before and after\n\nTraining prompts, not the same ones; the best by score come first.\n\n" + body
-    )
-
-
-def _score(sample: Sample) -> str:
-    return "" if sample.score is None else f" (score {short(sample.score)})"
 
 
 def _limits(trainer: Any) -> str:
