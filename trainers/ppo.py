@@ -89,15 +89,15 @@ def main() -> None:
     # The push comes last, with all that belongs to the model.
     trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
-    if script_args.merge and trainer.is_world_process_zero():
-        merged = f"{training_args.output_dir}/merged"
+    merged = f"{training_args.output_dir}/merged" if script_args.merge else None
+    if merged and trainer.is_world_process_zero():
         merge_adapter(training_args.output_dir, merged, trust_remote_code=training_args.trust_remote_code)
         print(f"Merged policy saved to {merged}")
     if eval_dataset is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    problem = push(trainer, script_args.dataset_name) if training_args.push_to_hub else None
+    problem = push(trainer, script_args.dataset_name, merged) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import Trainer
@@ -25,7 +25,8 @@ logger = logging.get_logger(__name__)
 _HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], HFValidationError, OSError)
 # hf_xet raises errors of Python's own.
 _UPLOAD_ERRORS: tuple[type[Exception], ...] = (*_HUB_ERRORS, RuntimeError, ValueError)
-_IGNORED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*")
+MERGED_FOLDER, MERGED_SUFFIX, CURVES_FILE, LOADING_HEADING = "merged", "-merged", "curves.svg", "## How to load it"
+_IGNORED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", f"{MERGED_FOLDER}/*")
 _LONGEST_REASON = 400
 _TRAINING_SECTION, _VERSIONS, _CITATIONS = "## Training procedure", "- TRL: ", "Cite TRL as:"
 
@@ -74,7 +75,6 @@ class HubTrainer(Trainer):
     """
 
     _dataset_name: str | None = None
-    _card_is_written = False
 
     def _card(self) -> Card:
         raise NotImplementedError
@@ -116,17 +116,19 @@ class HubTrainer(Trainer):
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
-        **kwargs: Any,
+        private: bool | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
     ) -> Any:
         r"""
-        Save, write the card and upload the output folder, as [`~transformers.Trainer.push_to_hub`] does. Checkpoints and
-        names that begin with `_` stay out.
+        Save, write the card and upload the output folder, as [`~transformers.Trainer.push_to_hub`] does. Checkpoints, a
+        merged policy (see [`push`]) and names that begin with `_` stay out.
 
         Args:
-            commit_message, blocking, token, revision:
+            commit_message, blocking, token, revision, private:
                 As in [`~transformers.Trainer.push_to_hub`].
-            kwargs:
-                `private`, and arguments of the model card: `dataset_name` and `tags`.
+            dataset_name, tags:
+                Of the model card.
 
         Returns:
             The commit; with `blocking=False` its [`~concurrent.futures.Future`]; nothing on other than the main process.
@@ -134,17 +136,32 @@ class HubTrainer(Trainer):
         Raises:
             PushError: If the upload fails; everything is saved by then.
         """
-        self._card_is_written = False
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        # Before anything that needs the network.
+        self.save_model(_internal_call=True)
         if self.hub_model_id is None:
-            # The parent makes the repository first, which can fail.
-            self.save_model(_internal_call=True)
+            self.init_hf_repo(token, private)
+        if not self.is_world_process_zero():
+            return None
+        tags = [tags] if isinstance(tags, str) else list(tags or [])
+        tags += [tag for tag in getattr(self.model, "model_tags", None) or [] if tag not in tags]
+        self.create_model_card(self._model_name, dataset_name, tags)
+        self._finish_current_push()
+        revision = revision or self.args.hub_revision
         try:
-            pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+            pushed = HfApi().upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=self.args.output_dir,
+                commit_message=commit_message,
+                token=token,
+                run_as_future=not blocking,
+                ignore_patterns=list(_IGNORED),
+                revision=revision,
+            )
         except _UPLOAD_ERRORS as error:
-            # Before the card is written, the error is one of saving.
-            if isinstance(error, PushError) or not self._card_is_written:
-                raise
-            raise PushError(_failed(self, error, token, revision)) from _cause(self, error, token)
+            message = _failed(self, error, str(self.hub_model_id), str(self.args.output_dir), token, revision)
+            raise PushError(message) from _cause(self, error, token)
         if isinstance(pushed, Future):
             pushed.add_done_callback(self._look_at_push)
         return pushed
@@ -190,37 +207,67 @@ class HubTrainer(Trainer):
             except Exception:
                 # It is written at every checkpoint too, and must not cost one.
                 logger.exception("The model card is TRL's alone: ours failed. Please report this.")
-        self._card_is_written = True
 
 
-def push(trainer: Any, dataset_name: str | None) -> str | None:
+def push(trainer: Any, dataset_name: str | None = None, merged: str | None = None) -> str | None:
     """
     Push at the end of a program, which other processes wait for.
 
     Args:
         trainer ([`~transformers.Trainer`]): One of ours or of TRL's, whose model is saved.
         dataset_name (`str`, *optional*): What it was trained on; named in the card where it is on the Hub.
+        merged (`str`, *optional*):
+            Folder of the merged policy, for a repository of its own, with `-merged` after its name: of a subfolder beside
+            an adapter, `from_pretrained` would load the adapter's base.
 
     Returns:
         `str`: what went wrong and how to retry, to end the program with; `None` if nothing did.
     """
+    place = (str(trainer.hub_model_id), str(trainer.args.output_dir))
     try:
         trainer.push_to_hub(dataset_name=dataset_name if is_on_hub(dataset_name) else None)
+        if merged is not None and trainer.is_world_process_zero():
+            place = (f"{trainer.hub_model_id}{MERGED_SUFFIX}", merged)
+            _push_merged(trainer, *place)
     except PushError as error:
         return str(error)
     except _HUB_ERRORS as error:
-        return _failed(trainer, error)
+        return _failed(trainer, error, *place)
     return None
 
 
-def _failed(trainer: Any, error: BaseException, token: str | None = None, revision: str | None = None) -> str:
-    folder, revision = str(trainer.args.output_dir), revision or trainer.args.hub_revision
-    command = ["hf", "upload", str(trainer.hub_model_id), folder, "."]
+def _push_merged(trainer: Any, repository: str, folder: str) -> None:
+    card = ModelCard.load(os.path.join(trainer.args.output_dir, "README.md"))
+    before, heading, after = card.text.partition(LOADING_HEADING)
+    _, following, rest = after.partition("\n## ")
+    card.text = f"{before}{heading}\n\n{trainer._loading_code(repository)}\n{following}{rest}"
+    card.data.library_name = "transformers"
+    card.save(os.path.join(folder, "README.md"))
+    curves = Path(trainer.args.output_dir) / CURVES_FILE
+    if curves.is_file():
+        shutil.copy(curves, folder)
+    api, args = HfApi(token=trainer.args.hub_token), trainer.args
+    api.create_repo(repository, private=args.hub_private_repo, exist_ok=True)
+    api.upload_folder(
+        repo_id=repository, folder_path=folder, commit_message="Merged policy", revision=args.hub_revision
+    )
+
+
+def _failed(
+    trainer: Any,
+    error: BaseException,
+    repository: str,
+    folder: str,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    command = ["hf", "upload", repository, folder, "."]
     command += [part for pattern in _IGNORED for part in ("--exclude", pattern)]
+    revision = revision or trainer.args.hub_revision
     command += ["--revision", revision] if revision else []
     return (
-        f"The push to {trainer.hub_model_id} failed: {_reason(trainer, error, token)} Nothing is lost, the model is saved "
-        f"in {folder!r}. Retry with:\n{shlex.join(command)}"
+        f"The push to {repository} failed: {_reason(trainer, error, token)} Nothing is lost, the model is saved in "
+        f"{folder!r}. Retry with:\n{shlex.join(command)}"
     )
 
 

@@ -10,14 +10,14 @@ from ..markdown import block, inline
 SHOWN_SAMPLES, SHOWN_FINDINGS = 3, 8
 
 
-def journal_sections(journal: Path) -> list[str]:
+def journal_sections(journal: Path | None) -> list[str]:
     """
     Findings, what was done about them, and samples before and after, as sections of a card.
 
     Args:
-        journal (`Path`): `diagnostics.jsonl`.
+        journal (`Path`, *optional*): `diagnostics.jsonl`, where the run keeps one.
     """
-    if not journal.is_file():
+    if journal is None or not journal.is_file():
         return ["## Diagnostics\n\nSwitched off in this run, which also kept no samples."]
     told = read_told(journal)
     return [_findings(journal, told), _samples(told)]

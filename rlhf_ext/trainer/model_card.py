@@ -22,11 +22,9 @@ from ..models.normalization import read_report_card
 from ..models.scoring import RewardModelScorer, hub_arguments
 from ..version import __version__
 from .callbacks import JOURNAL_FILE
-from .hub import Card, is_on_hub
+from .hub import CURVES_FILE, LOADING_HEADING, MERGED_FOLDER, MERGED_SUFFIX, Card, is_on_hub
 from .journal_card import journal_sections
 
-CURVES_FILE = "curves.svg"
-MERGED_FOLDER = "merged"
 LAST_ROLLOUTS = 5
 PANELS = {
     "objective/score": "score",
@@ -57,13 +55,13 @@ def ppo_card(trainer: Any) -> Card:
     rows = [row for row in trainer.state.log_history if "objective/score" in row]
     sections = [
         _introduction(trainer),
-        f"## How to load it\n\n{loading_code(trainer)}",
+        f"{LOADING_HEADING}\n\n{_loading(trainer)}",
         _results(trainer, rows),
         write_curves(folder, rows, PANELS, {"kl/ref": _sequence_target(trainer.args)}),
         _models(trainer),
         _controller(trainer.args, rows),
         f"## Recipe\n\nSettings that differ from the defaults of `PPOConfig`.\n\n{recipe(trainer.args)}",
-        *journal_sections(folder / JOURNAL_FILE),
+        *journal_sections(folder / JOURNAL_FILE if trainer.diagnostics is not None else None),
         _limits(trainer),
     ]
     if (folder / CRITIC_FOLDER).is_dir():
@@ -109,20 +107,31 @@ def _introduction(trainer: Any) -> str:
     )
 
 
-def loading_code(trainer: Any) -> str:
-    """Python that loads the policy and answers a prompt, as a Markdown block; the merged policy too where it is there."""
-    quoted = json.dumps(trainer._repository)
-    merged = (Path(trainer.args.output_dir) / MERGED_FOLDER).is_dir()
+def _loading(trainer: Any) -> str:
+    code = loading_code(trainer, trainer._repository, is_peft_model(trainer.model))
+    folder = Path(trainer.args.output_dir) / MERGED_FOLDER
+    if not folder.is_dir():
+        return code
+    merged = str(folder) if trainer.hub_model_id is None else f"{trainer.hub_model_id}{MERGED_SUFFIX}"
+    return f"{code}\n\nThe policy with its adapter merged, which needs no PEFT, is `{merged}`."
+
+
+def loading_code(trainer: Any, repository: str, is_adapter: bool) -> str:
+    """
+    Python that loads a policy and answers a prompt, as a Markdown block.
+
+    Args:
+        trainer ([`PPOTrainer`]): Says whether prompts are conversations.
+        repository (`str`): Repository or folder.
+        is_adapter (`bool`): Whether it holds an adapter.
+    """
+    quoted = json.dumps(repository)
     trust = ", trust_remote_code=True" if trainer.args.trust_remote_code else ""
-    package, loader = (
-        ("peft", "AutoPeftModelForCausalLM")
-        if is_peft_model(trainer.model)
-        else ("transformers", "AutoModelForCausalLM")
-    )
+    loader = "AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM"
     imports = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        if package == "transformers"
-        else "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n"
+        "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n"
+        if is_adapter
+        else "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
     )
     ask = (
         'messages = [{"role": "user", "content": "Why is the sky blue?"}]\n'
@@ -131,20 +140,13 @@ def loading_code(trainer: Any) -> str:
         if _is_chat(trainer)
         else 'inputs = tokenizer("The sky is", return_tensors="pt")\n'
     )
-    code = (
+    return (
         f"```python\n{imports}\n"
         f"model = {loader}.from_pretrained({quoted}{trust})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({quoted}{trust})\n"
         f"{ask}"
         "output = model.generate(**inputs, max_new_tokens=64)\n"
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```'
-    )
-    if not merged:
-        return code
-    return (
-        f"{code}\n\nThe policy with its adapter merged, which needs no PEFT:\n\n```python\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained({quoted}, subfolder="{MERGED_FOLDER}"{trust})\n```'
     )
 
 

@@ -38,7 +38,7 @@ from .control import restored_controller, save_controller
 from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
 from .levers import STEPS_TO_SPARE, Levers
-from .model_card import ppo_card
+from .model_card import loading_code, ppo_card
 from .role_trainer import RoleTrainer
 
 
@@ -198,6 +198,9 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
 
     def _card(self) -> Card:
         return ppo_card(self)
+
+    def _loading_code(self, repository: str) -> str:
+        return loading_code(self, repository, is_adapter=False)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl.data_utils import is_conversational
 
-from .hub import Card
+from .hub import LOADING_HEADING, Card
 from .model_card import named, package_versions, recipe, write_curves
 
 PANELS = {
@@ -33,7 +33,7 @@ def reward_card(trainer: Any) -> Card:
     sections = [
         f"{kind} {named(base)} that scores answers: trained on preference pairs (Bradley-Terry) with rlhf-ext on "
         f"[TRL](https://github.com/huggingface/trl). Step {trainer.state.global_step} of {trainer.state.max_steps}.",
-        f"## How to load it\n\n{_loading_code(trainer, is_adapter)}",
+        f"{LOADING_HEADING}\n\n{_loading_code(trainer, is_adapter)}",
         card.to_markdown().strip() if card else "No report card: nothing was held out, or the run has not ended.",
         write_curves(Path(trainer.args.output_dir), trainer.state.log_history, PANELS, {}),
         f"## Recipe\n\nSettings that differ from the defaults of `RewardConfig`.\n\n{recipe(trainer.args)}",

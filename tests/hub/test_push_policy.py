@@ -15,9 +15,9 @@ from datasets import Dataset
 from fake_hub import TOKEN
 from huggingface_hub import ModelCard, snapshot_download
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from rlhf_ext import PPOTrainer, PushError, merge_adapter
+from rlhf_ext import PPOTrainer, PushError, merge_adapter, push
 
 pytestmark = pytest.mark.slow
 LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -117,17 +117,19 @@ def test_an_adapter_and_its_merged_policy_come_back_with_the_same_outputs(
     out = trainer.args.output_dir
     trainer.save_model(_internal_call=True)
     merge_adapter(out, f"{out}/merged")
-    trainer.push_to_hub()
+    assert push(trainer, "a/local/file.jsonl", f"{out}/merged") is None
     expected = logits(trainer.model)
     adapter = AutoPeftModelForCausalLM.from_pretrained("me/aligned")
     assert torch.equal(logits(adapter), expected)
-    merged = AutoModelForCausalLM.from_pretrained("me/aligned", subfolder="merged")
-    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
-    assert AutoTokenizer.from_pretrained("me/aligned", subfolder="merged").eos_token == "<|im_end|>"
-    card = hub.repos["me/aligned"]["README.md"].decode()
-    names = run_blocks(card)
-    torch.testing.assert_close(logits(names["model"]), expected, rtol=1e-4, atol=1e-4)
-    assert ModelCard(card).data.library_name == "peft" and "local folder (tiny-policy)" in card
+    assert not any(name.startswith("merged") for name in hub.repos["me/aligned"])
+    assert {"README.md", "curves.svg", "model.safetensors"} <= set(hub.repos["me/aligned-merged"])
+    for name, library in (("me/aligned", "peft"), ("me/aligned-merged", "transformers")):
+        card = hub.repos[name]["README.md"].decode()
+        names = run_blocks(card)
+        torch.testing.assert_close(logits(names["model"]), expected, rtol=1e-4, atol=1e-4)
+        assert names["tokenizer"].eos_token == "<|im_end|>" and "## KL control" in card
+        assert ModelCard(card).data.library_name == library and "local folder (tiny-policy)" in card
+        assert "me/aligned-merged" in card
     # The critic of the Hub is one that a run starts from.
     folder = snapshot_download("me/aligned", allow_patterns="critic/*") + "/critic"
     again = PPOTrainer(
@@ -249,5 +251,6 @@ def test_the_program_trains_merges_and_pushes_or_ends_with_the_way_to_retry(
         assert done.stderr.splitlines()[-1].startswith("hf upload me/aligned aligned . --exclude")
         return
     assert done.returncode == 0, done.stderr
-    assert {"adapter_model.safetensors", "merged/model.safetensors", "README.md"} <= set(hub.repos["me/aligned"])
-    assert [summary for _, summary in hub.commits] == ["End of training"]
+    assert {"adapter_model.safetensors", "README.md"} <= set(hub.repos["me/aligned"])
+    assert "model.safetensors" in hub.repos["me/aligned-merged"]
+    assert [summary for _, summary in hub.commits] == ["End of training", "Merged policy"]
