@@ -96,7 +96,8 @@ def _further(episodes: Sequence[Episode]) -> str:
     if not episodes:
         return ""
     rows = [(e.finding.severity.name, e.finding.mode, e.finding.title, when(e), e.finding.summary) for e in episodes]
-    return f"<section><h2>Further findings</h2>{html_table(('severity', 'mode', 'finding', 'when', 'what'), rows)}</section>"
+    table = html_table(("severity", "mode", "finding", "when", "what"), rows)
+    return f"<section><h2>Further findings</h2>{table}</section>"
 
 
 def _evidence(evidence: Iterable[Evidence]) -> str:

@@ -149,13 +149,14 @@ class HubTrainer(Trainer):
         self.create_model_card(self._model_name, dataset_name, tags)
         self._finish_current_push()
         revision = revision or self.args.hub_revision
+        in_background: Any = not blocking
         try:
-            pushed = HfApi().upload_folder(
+            pushed: Any = HfApi().upload_folder(
                 repo_id=self.hub_model_id,
                 folder_path=self.args.output_dir,
                 commit_message=commit_message,
                 token=token,
-                run_as_future=not blocking,
+                run_as_future=in_background,
                 ignore_patterns=list(_IGNORED),
                 revision=revision,
             )
@@ -223,16 +224,17 @@ def push(trainer: Any, dataset_name: str | None = None, merged: str | None = Non
     Returns:
         `str`: what went wrong and how to retry, to end the program with; `None` if nothing did.
     """
-    place = (str(trainer.hub_model_id), str(trainer.args.output_dir))
+    places = [(str(trainer.hub_model_id), str(trainer.args.output_dir))]
+    places += [(f"{trainer.hub_model_id}{MERGED_SUFFIX}", merged)] if merged else []
     try:
         trainer.push_to_hub(dataset_name=dataset_name if is_on_hub(dataset_name) else None)
-        if merged is not None and trainer.is_world_process_zero():
-            place = (f"{trainer.hub_model_id}{MERGED_SUFFIX}", merged)
-            _push_merged(trainer, *place)
+        if merged and trainer.is_world_process_zero():
+            del places[0]
+            _push_merged(trainer, *places[0])
     except PushError as error:
-        return str(error)
+        return "\n".join([str(error), *(_command(trainer, *place) for place in places[1:])])
     except _HUB_ERRORS as error:
-        return _failed(trainer, error, *place)
+        return _failed(trainer, error, *places[0])
     return None
 
 
@@ -261,14 +263,17 @@ def _failed(
     token: str | None = None,
     revision: str | None = None,
 ) -> str:
+    return (
+        f"The push to {repository} failed: {_reason(trainer, error, token)} Nothing is lost, the model is saved in "
+        f"{folder!r}. Retry with:\n{_command(trainer, repository, folder, revision)}"
+    )
+
+
+def _command(trainer: Any, repository: str, folder: str, revision: str | None = None) -> str:
     command = ["hf", "upload", repository, folder, "."]
     command += [part for pattern in _IGNORED for part in ("--exclude", pattern)]
     revision = revision or trainer.args.hub_revision
-    command += ["--revision", revision] if revision else []
-    return (
-        f"The push to {repository} failed: {_reason(trainer, error, token)} Nothing is lost, the model is saved in "
-        f"{folder!r}. Retry with:\n{shlex.join(command)}"
-    )
+    return shlex.join([*command, *(("--revision", revision) if revision else ())])
 
 
 def _reason(trainer: Any, error: BaseException, token: str | None = None) -> str:

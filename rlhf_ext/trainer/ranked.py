@@ -55,7 +55,7 @@ def expand_rankings(dataset: Dataset | IterableDataset, name: str) -> Dataset:
         for place, (index, ranking) in enumerate(zip(indices, rows[RANKED], strict=True)):
             if not isinstance(ranking, list) or len(ranking) < 2:
                 raise ValueError(
-                    f"Row {index} of {name} ranks {ranking!r}: `{RANKED}` must be a list of two or more answers, best first."
+                    f"Row {index} of {name} ranks {ranking!r}: `{RANKED}` must be a list of at least two answers, best first."
                 )
             for chosen, rejected in combinations(ranking, 2):
                 values = {"chosen": chosen, "rejected": rejected, RANKING: index}
@@ -81,8 +81,8 @@ def weighted_preference_loss(
 ) -> Tensor:
     r"""
     Bradley-Terry loss of pairs that count differently: mean of w (-log sigmoid(chosen - rejected - margin)), plus
-    `center` times the mean of w (chosen + rejected)^2. With the weights of [`with_weights`], its expectation over batches is
-    the mean over rankings of the mean over their pairs (Ouyang et al. 2022, equation 1).
+    `center` times the mean of w (chosen + rejected)^2. With the weights of [`with_weights`], its expectation over batches
+    is the mean over rankings of the mean over their pairs (Ouyang et al. 2022, equation 1).
 
     Args:
         chosen, rejected, weight (`torch.Tensor` of shape `(B,)`):
