@@ -128,7 +128,8 @@ def brier_score(margins: ArrayLike, weights: ArrayLike | None = None) -> float:
         `float` in [0, 1].
     """
     margins = np.asarray(margins, dtype=np.float64)
-    return float(np.average((preferred_side_confidence(margins) - (margins > 0)) ** 2, weights=weights))
+    weight = np.ones_like(margins) if weights is None else np.asarray(weights, dtype=np.float64)
+    return float(np.average((preferred_side_confidence(margins) - (margins > 0)) ** 2, weights=weight))
 
 
 def reliability_table(

@@ -4,7 +4,8 @@
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
 `model_name_or_path` is a Hub id or a local folder, `dataset_name` a Hub id, a local folder or a JSON lines file with
-the columns `prompt` (optional), `chosen` and `rejected`. The report card is made on `dataset_test_split`, which of a
+the columns `prompt` (optional), `chosen` and `rejected`, or `prompt` and `completions`, a list of answers with the best
+first. The report card is made on `dataset_test_split`, which of a
 single file can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`; with
 `dataset_test_split: null` nothing is held out and there is no report card.
 """
@@ -81,6 +82,8 @@ def main() -> None:
     # The push comes last.
     trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
+    if trainer.last_report_card is not None:
+        trainer.accelerator.print(f"Plots and mistakes: {training_args.output_dir}/reward_report.html")
     problem = push(trainer, script_args.dataset_name) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()

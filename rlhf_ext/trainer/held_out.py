@@ -19,7 +19,7 @@ def make_report(
     card: ReportCard,
     scores: NDArray[np.float64],
     lengths: NDArray[np.int64],
-    pairs: Dataset,
+    parts: Sequence[Dataset],
     tokenizer: PreTrainedTokenizerBase,
 ) -> RewardReport:
     """
@@ -32,15 +32,17 @@ def make_report(
             Of the chosen and the rejected completions.
         lengths (`np.ndarray` of shape `(N, 2)`):
             Their tokens.
-        pairs ([`~datasets.Dataset`]):
-            The N pairs, tokenised.
+        parts (list of [`~datasets.Dataset`]):
+            The N pairs, tokenised, in this order.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer that made the ids.
     """
+    begins = np.cumsum([0, *map(len, parts)])
     finite = np.isfinite(scores).all(axis=1)
     mistakes = []
     for place in most_confident_mistakes(scores[:, 0].tolist(), scores[:, 1].tolist()):
-        row = pairs[place]
+        part = int(np.searchsorted(begins, place, side="right")) - 1
+        row = parts[part][place - int(begins[part])]
         first, second = _starts(row, tokenizer)
         mistakes.append(
             Mistake(

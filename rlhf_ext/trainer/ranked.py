@@ -55,7 +55,7 @@ def expand_rankings(dataset: Dataset | IterableDataset, name: str) -> Dataset:
         for place, (index, ranking) in enumerate(zip(indices, rows[RANKED], strict=True)):
             if not isinstance(ranking, list) or len(ranking) < 2:
                 raise ValueError(
-                    f"Row {index} of {name} ranks {ranking!r}: `{RANKED}` must be a list of at least two answers, best first."
+                    f"Row {index} of {name} ranks {ranking!r}: `{RANKED}` must be a list of two or more, best first."
                 )
             for chosen, rejected in combinations(ranking, 2):
                 values = {"chosen": chosen, "rejected": rejected, RANKING: index}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import trl
 from accelerate.logging import get_logger
-from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
@@ -34,15 +34,17 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
     Loss, data formats and arguments are TRL's. What is added: at the end of `train()`, if there is an `eval_dataset`,
     a report card on its pairs ([`~rlhf_ext.report_card.ReportCard`]), and on demand by [`RewardTrainer.report_card`].
     `save_model` writes it to `report_card.json`, with plots and the most confident mistakes to `reward_report.html`, and
-    into the model card (`README.md` in `args.output_dir`); the mean and standard deviation of the scores on reference completions go into the model's config as `score_mean` and
-    `score_std`. Training changes the scores, so `train()` removes the numbers of an earlier card first.
+    into the model card (`README.md` in `args.output_dir`); the mean and standard deviation of the scores on reference
+    completions go into the model's config as `score_mean` and `score_std`. Training changes the scores, so `train()`
+    removes the numbers of an earlier card first.
 
     Data may hold rankings: a column `completions` with two or more answers, best first. They become pairs
     ([`expand_rankings`]) of which those of one prompt together count as much as those of another.
 
-    What differs from the parent: `compute_loss` weighs the pairs of rankings; `prediction_step` gives the scores as one row a pair, (B, 2) with chosen first, where
-    the parent gives (2B, 1), all chosen before all rejected; in that layout the truncation of an incomplete last batch
-    cuts off rejected scores. `predict` and `compute_metrics` therefore see `predictions` of shape (N, 2).
+    What differs from the parent: `compute_loss` weighs the pairs of rankings; `prediction_step` gives the scores as one
+    row a pair, (B, 2) with chosen first, where the parent gives (2B, 1), all chosen before all rejected; in that layout
+    the truncation of an incomplete last batch cuts off rejected scores. `predict` and `compute_metrics` therefore see
+    `predictions` of shape (N, 2).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -102,7 +104,7 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
         )
         # A chat template cloned from another tokenizer brings its EOS.
         check_reward_tokenizer(tokenizer, _model_id(model))
-        self.data_collator = WeightedCollator(self.data_collator)
+        self.data_collator: Any = WeightedCollator(self.data_collator)
         for name, dataset in self._named_eval_datasets().items():
             _refuse_empty(dataset, name, args.max_length)
         self.reference_dataset = None if reference_dataset is None else self._reference_pairs(reference_dataset)
@@ -166,7 +168,7 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
         )
         for note in card.notes:
             logger.warning(f"Report card: {note}")
-        self.last_report = make_report(card, scores, lengths, concatenate_datasets(pairs), self.processing_class)
+        self.last_report = make_report(card, scores, lengths, pairs, self.processing_class)
         self._store_normalization(card.normalization)
         return card
 
@@ -213,7 +215,7 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
         return loss, torch.stack(torch.chunk(logits.squeeze(-1), 2), dim=1), labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as [`~transformers.Trainer.save_model`] does, with the report card, as JSON and as a page, beside the weights."""
+        """Save as [`~transformers.Trainer.save_model`] does, with the report card, JSON and page, beside the weights."""
         # Before the parent, which pushes the folder to the Hub at the end if it is asked to.
         if self.args.should_save:
             self._save_report_card(Path(output_dir or self._output_dir))
