@@ -1,4 +1,4 @@
-"""What our card takes from TRL's: a new release must fail here, not in a run. And code of a repository where it is trusted."""
+"""What our card takes from TRL's: a new release must fail here, not in a run. And a base with code of its own."""
 
 import json
 import shutil
