@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
 from ..models.critic import CRITIC_FOLDER
@@ -118,6 +118,7 @@ class HubTrainer(Trainer):
         revision: str | None = None,
         private: bool | None = None,
         dataset_name: str | None = None,
+        model_name: str | None = None,
         tags: str | list[str] | None = None,
     ) -> Any:
         r"""
@@ -127,7 +128,7 @@ class HubTrainer(Trainer):
         Args:
             commit_message, blocking, token, revision, private:
                 As in [`~transformers.Trainer.push_to_hub`].
-            dataset_name, tags:
+            dataset_name, model_name, tags:
                 Of the model card.
 
         Returns:
@@ -146,7 +147,7 @@ class HubTrainer(Trainer):
             return None
         tags = [tags] if isinstance(tags, str) else list(tags or [])
         tags += [tag for tag in getattr(self.model, "model_tags", None) or [] if tag not in tags]
-        self.create_model_card(self._model_name, dataset_name, tags)
+        self.create_model_card(model_name, dataset_name, tags)
         self._finish_current_push()
         revision = revision or self.args.hub_revision
         in_background: Any = not blocking
@@ -170,7 +171,8 @@ class HubTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         before = list(self.push_in_progress.jobs) if getattr(self, "push_in_progress", None) else []
         critic = Path(checkpoint_folder) / CRITIC_FOLDER
-        if self.is_world_process_zero() and critic.is_dir():
+        pushes = self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END
+        if pushes and critic.is_dir():
             shutil.copytree(critic, Path(self.args.output_dir) / CRITIC_FOLDER, dirs_exist_ok=True)
         super()._push_from_checkpoint(checkpoint_folder)
         jobs = self.push_in_progress.jobs if getattr(self, "push_in_progress", None) else []

@@ -247,7 +247,9 @@ def _reward_name(function: Any) -> str:
 
 
 def _place(scorer: RewardModelScorer) -> str:
-    return scorer.source if isinstance(scorer.source, str) else scorer.__name__
+    if isinstance(scorer.source, str):
+        return scorer.source
+    return str(getattr(getattr(scorer.model, "config", None), "_name_or_path", "") or "")
 
 
 def _models(trainer: Any) -> str:
@@ -264,8 +266,9 @@ def _models(trainer: Any) -> str:
     ]
     for function, weight in zip(trainer.reward_funcs, trainer.reward_weights.tolist(), strict=True):
         parts[0] += f"\n- Reward: {_reward_name(function)}, weight {weight:g}"
-        if isinstance(function, RewardModelScorer):
-            parts.append(_report_of(_place(function), trainer))
+        # Of a model in memory, the weights need not be those that a report is about.
+        if isinstance(function, RewardModelScorer) and isinstance(function.source, str):
+            parts.append(_report_of(function.source, trainer))
     return "\n\n".join(parts)
 
 
@@ -287,7 +290,7 @@ def _read_report(place: str, args: Any) -> dict[str, Any]:
     try:
         return read_report_card(place, **hub_arguments(args.model_init_kwargs))
     except (HfHubHTTPError, OSError, ValueError):
-        # No card, or no way to reach it: a model given as an instance need not come from anywhere.
+        # No way to reach it, or a file that is none.
         return {}
 
 

@@ -78,6 +78,7 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
     ```
     """
 
+    _tag_names = ("trl", "rlhf-ext", "reward-trainer")
     args: RewardConfig
     processing_class: PreTrainedTokenizerBase
 

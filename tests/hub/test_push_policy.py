@@ -113,7 +113,7 @@ def test_a_full_policy_is_pushed_at_every_save_and_loads_with_the_code_of_its_ca
 def test_an_adapter_and_its_merged_policy_come_back_with_the_same_outputs(
     hub, tiny_policy_path, prompts, ppo_config, tmp_path
 ):
-    trainer = trained(tiny_policy_path, ppo_config(**push_settings(), max_steps=4), prompts, peft_config=LORA)
+    trainer = trained(tiny_policy_path, ppo_config(**push_settings()), prompts, peft_config=LORA)
     out = trainer.args.output_dir
     trainer.save_model(_internal_call=True)
     merge_adapter(out, f"{out}/merged")
