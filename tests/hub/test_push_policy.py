@@ -248,7 +248,9 @@ def test_the_program_trains_merges_and_pushes_or_ends_with_the_way_to_retry(
     assert (tmp_path / "aligned" / "merged" / "model.safetensors").is_file()
     if fails:
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-        assert done.stderr.splitlines()[-1].startswith("hf upload me/aligned aligned . --exclude")
+        first, second = done.stderr.splitlines()[-2:]
+        assert first.startswith("hf upload me/aligned aligned . --exclude")
+        assert second.startswith("hf upload me/aligned-merged aligned/merged . --exclude")
         return
     assert done.returncode == 0, done.stderr
     assert {"adapter_model.safetensors", "README.md"} <= set(hub.repos["me/aligned"])
