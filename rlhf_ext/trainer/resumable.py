@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from ..diagnostics import Sample
 from ..kl_control import KLController
 from .callbacks import DiagnosticsCallback
 from .checkpoint import (
@@ -39,6 +40,7 @@ from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
 from .levers import STEPS_TO_SPARE, Levers
 from .model_card import loading_code, ppo_card
+from .probe import Probe
 from .role_trainer import RoleTrainer
 
 
@@ -57,6 +59,7 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
 
     kl_controller: KLController | None
     _buffered_inputs: Any
+    _probe: Probe | None
 
     def _init_diagnostics(self) -> None:
         """Watch the run, and with `diagnostics="act"` also keep it going."""
@@ -185,6 +188,7 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
             "update_is_over": self._update_is_over,
             "steps_left_out": self._steps_left_out,
             "grad_norm": None if self._grad_norm is None else float(self._grad_norm),
+            "probe_answers": self._probe.answers if self._probe is not None else [],
             # Of the other processes' tables nothing is ever shown.
             "logs": plain_logs(self._logs) if self.accelerator.is_main_process else None,
         }
@@ -232,6 +236,8 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
         self._update_is_over, self._steps_left_out = state["update_is_over"], state["steps_left_out"]
         self._grad_norm = state["grad_norm"]
         self._seconds_before = state["run_seconds"]
+        if self._probe is not None:
+            self._probe.answers = [Sample(*answer) for answer in state.get("probe_answers", [])]
         if state["logs"] is not None:
             fill_logs(self._logs, state["logs"])
         if self._step % self._steps_per_rollout:

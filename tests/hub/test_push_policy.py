@@ -209,18 +209,28 @@ def test_the_card_of_a_resumed_run_is_that_of_one_that_was_not_stopped(
         timeless = [line for line in text.splitlines() if "max_steps" not in line]
         return timeless, (Path(folder) / "curves.svg").read_text()
 
-    settings = {"beta": 0.1, "max_steps": 16, "save_strategy": "steps", "save_steps": 8}
-    whole = trained(tiny_policy_path, ppo_config(**settings, output_dir=str(tmp_path / "a" / "run")), prompts)
+    # Rollouts of four steps, each with a probe; the checkpoint of step 6 is in the middle of one.
+    settings = {"beta": 0.1, "max_steps": 16, "save_strategy": "steps", "save_steps": 6, "probe_every": 1}
+
+    def make(folder):
+        config = ppo_config(**settings, probe_size=2, output_dir=str(folder))
+        return PPOTrainer(tiny_policy_path, spread, config, prompts, eval_dataset=prompts, quality_fn=judge)
+
+    whole = make(tmp_path / "a" / "run")
+    whole.train()
     whole.save_model()
-    out = str(tmp_path / "b" / "run")
+    out = tmp_path / "b" / "run"
     shutil.copytree(tmp_path / "a" / "run", out)
-    shutil.rmtree(f"{out}/checkpoint-16")
-    (Path(out) / "README.md").unlink()
-    again = PPOTrainer(tiny_policy_path, spread, ppo_config(**settings, output_dir=out), prompts)
+    for later in ("checkpoint-12", "checkpoint-16"):
+        shutil.rmtree(out / later)
+    (out / "README.md").unlink()
+    again = make(out)
     again.train(resume_from_checkpoint=True)
     again.save_model()
     assert card_and_curves(out)[1] == card_and_curves(tmp_path / "a" / "run")[1]
-    # Both journals tell of the same rollouts; the resumed one has them twice in the file.
+    # Both journals tell of the same rollouts; the resumed one has some of them twice in the file.
+    probes = [json.loads(line)["step"] for line in (out / "diagnostics.jsonl").open() if '"kind": "probe"' in line]
+    assert probes == [4, 8, 12, 16, 8, 12, 16]
     assert card_and_curves(out)[0] == card_and_curves(tmp_path / "a" / "run")[0]
 
 
