@@ -102,7 +102,8 @@ def image(plots: Mapping[str, str], columns: int = 1, style: str = "") -> str:
     ]
     for place, (title, picture) in enumerate(plots.items()):
         left, top = place % columns * WIDTH, place // columns * (HEIGHT + _TITLE)
-        at = f'<svg x="{left}" y="{top + _TITLE}" width="{WIDTH}" height="{HEIGHT}" '
+        beside = f'x="{left}" ' if left else ""
+        at = f'<svg {beside}y="{top + _TITLE}" width="{WIDTH}" height="{HEIGHT}" '
         parts.append(f'<text class="title" x="{left + 4}" y="{top + 15}">{escape(title)}</text>')
         parts.append(picture.replace("<svg ", at, 1))
     return "".join([*parts, "</svg>\n"])
