@@ -54,19 +54,14 @@ def draw(mode: str) -> str:
     verdict = diagnose(settings, records)
     happened = next(each for each in label(outcomes, RECIPES[figure.recipe].intent) if each.mode == mode)
     said, seen = _finding(mode, verdict, len(records)), _damage(happened)
-    panels = {}
+    panels = []
     for name in figure.curves:
         points = [(i, value) for i, record in enumerate(records, 1) if (value := record.values.get(name)) is not None]
         target = settings.kl_target if name == "kl_ref_seq" else None
-        panels[TITLES[name]] = _plot(name, points, said, target)
+        panels.append((TITLES[name], points, said, target))
     for name in figure.outcomes:
-        panels[TITLES[name]] = _plot(name, [(row["rollout"], row[name]) for row in outcomes], [seen], None)
-    return image(panels, style=STYLE)
-
-
-def _plot(name: str, points: list[tuple[int, float]], marks: list[Mark], target: float | None) -> str:
-    steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
-    return plot(steps, values, marks, target, TITLES[name])
+        panels.append((TITLES[name], [(row["rollout"], row[name]) for row in outcomes], [seen], None))
+    return _stack(panels)
 
 
 def _finding(mode: str, verdict: Verdict, end: int) -> list[Mark]:
@@ -80,6 +75,14 @@ def _finding(mode: str, verdict: Verdict, end: int) -> list[Mark]:
 def _damage(happened: Label) -> Mark:
     told = f"begins at {happened.onset}, damage at {happened.damage}"
     return Mark(told, told, "oracle", happened.onset, happened.damage)
+
+
+def _stack(panels: list[tuple[str, list[tuple[int, float]], list[Mark], float | None]]) -> str:
+    plots = {}
+    for title, points, marks, target in panels:
+        steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
+        plots[title] = plot(steps, values, marks, target, title)
+    return image(plots, style=STYLE)
 
 
 def write_figures(folder: Path) -> None:
