@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
     from .trainer.callbacks import DiagnosticsCallback
     from .trainer.data import load_data
+    from .trainer.hub import PushError, push
     from .trainer.launch import check_saves_weights
     from .trainer.policy import merge_adapter
     from .trainer.ppo_config import PPOConfig, explain_old_names
@@ -26,6 +27,7 @@ _MODULE_OF = {
     "KLMeasurement": ".kl_control",
     "PPOConfig": ".trainer.ppo_config",
     "PPOTrainer": ".trainer.ppo_trainer",
+    "PushError": ".trainer.hub",
     "RecipeParser": ".trainer.recipe",
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
@@ -36,6 +38,7 @@ _MODULE_OF = {
     "load_data": ".trainer.data",
     "make_kl_controller": ".kl_control",
     "merge_adapter": ".trainer.policy",
+    "push": ".trainer.hub",
 }
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "KLMeasurement",
     "PPOConfig",
     "PPOTrainer",
+    "PushError",
     "RecipeParser",
     "RewardConfig",
     "RewardTrainer",
@@ -54,6 +58,7 @@ __all__ = [
     "load_data",
     "make_kl_controller",
     "merge_adapter",
+    "push",
 ]
 
 

@@ -28,6 +28,8 @@ class ReliabilityBin:
             Mean confidence of those pairs; `None` for an empty bin.
         accuracy (`float` or `None`):
             Fraction of those pairs that the model orders as labelled, ties as half; `None` for an empty bin.
+        share (`float`):
+            Their part of all pairs, by weight.
     """
 
     lower: float
@@ -35,6 +37,7 @@ class ReliabilityBin:
     count: int
     confidence: float | None
     accuracy: float | None
+    share: float
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -106,7 +109,7 @@ def preferred_side_confidence(margins: ArrayLike) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.abs(np.asarray(margins, dtype=np.float64))))
 
 
-def brier_score(margins: ArrayLike) -> float:
+def brier_score(margins: ArrayLike, weights: ArrayLike | None = None) -> float:
     """
     Mean of (confidence - correct)² over pairs, confidence as in [`preferred_side_confidence`], correct = margin > 0.
 
@@ -118,15 +121,20 @@ def brier_score(margins: ArrayLike) -> float:
     Args:
         margins (`array_like` of shape `(N,)`, N >= 1):
             Score of the chosen completion minus score of the rejected one.
+        weights (`array_like` of shape `(N,)`, *optional*):
+            How much each pair counts.
 
     Returns:
         `float` in [0, 1].
     """
     margins = np.asarray(margins, dtype=np.float64)
-    return float(np.mean((preferred_side_confidence(margins) - (margins > 0)) ** 2))
+    weight = np.ones_like(margins) if weights is None else np.asarray(weights, dtype=np.float64)
+    return float(np.average((preferred_side_confidence(margins) - (margins > 0)) ** 2, weights=weight))
 
 
-def reliability_table(margins: ArrayLike, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+def reliability_table(
+    margins: ArrayLike, bins: int = 10, weights: ArrayLike | None = None
+) -> tuple[ReliabilityBin, ...]:
     """
     How often the model is right at each level of confidence, in bins of equal width over [0.5, 1].
 
@@ -135,6 +143,8 @@ def reliability_table(margins: ArrayLike, bins: int = 10) -> tuple[ReliabilityBi
             Score of the chosen completion minus score of the rejected one.
         bins (`int`, *optional*, defaults to `10`):
             Number of bins.
+        weights (`array_like` of shape `(N,)`, *optional*):
+            How much each pair counts in its bin, and the bin among the others.
 
     Returns:
         `tuple[ReliabilityBin, ...]`: one row a bin, in rising order of confidence; empty bins are kept.
@@ -145,6 +155,7 @@ def reliability_table(margins: ArrayLike, bins: int = 10) -> tuple[ReliabilityBi
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     confidence, correct = preferred_side_confidence(margins), correctness(margins)
+    weight = np.ones_like(confidence) if weights is None else np.asarray(weights, dtype=np.float64)
     edges = np.linspace(0.5, 1.0, bins + 1)
     index = np.searchsorted(edges[1:-1], confidence, side="left")
     rows = []
@@ -155,8 +166,9 @@ def reliability_table(margins: ArrayLike, bins: int = 10) -> tuple[ReliabilityBi
                 lower=float(edges[i]),
                 upper=float(edges[i + 1]),
                 count=int(inside.sum()),
-                confidence=float(confidence[inside].mean()) if inside.any() else None,
-                accuracy=float(correct[inside].mean()) if inside.any() else None,
+                confidence=float(np.average(confidence[inside], weights=weight[inside])) if inside.any() else None,
+                accuracy=float(np.average(correct[inside], weights=weight[inside])) if inside.any() else None,
+                share=float(weight[inside].sum() / weight.sum()) if inside.any() else 0.0,
             )
         )
     return tuple(rows)
@@ -176,9 +188,8 @@ def expected_calibration_error(table: tuple[ReliabilityBin, ...]) -> float:
     Returns:
         `float` in [0, 1].
     """
-    gaps = ((row.count, row.accuracy, row.confidence) for row in table)
-    weighted = sum(n * abs(acc - conf) for n, acc, conf in gaps if acc is not None and conf is not None)
-    return weighted / sum(row.count for row in table)
+    gaps = ((row.share, row.accuracy, row.confidence) for row in table)
+    return sum(share * abs(acc - conf) for share, acc, conf in gaps if acc is not None and conf is not None)
 
 
 def average_ranks(values: ArrayLike) -> NDArray[np.float64]:

@@ -39,10 +39,14 @@ class ReportCard:
             Pairs that the card is about. Pairs with a NaN or infinite score are left out and named in `notes`.
         num_ties (`int`):
             Pairs with two equal scores. Each counts as half a correct answer.
+        num_prompts (`int` or `None`):
+            Rankings that the pairs come from, each of which counts the same however many pairs it gives; `None` where
+            pairs were given, which count the same.
         accuracy (`float` or `None`):
             Fraction of pairs in which the chosen completion has the higher score.
         accuracy_low, accuracy_high (`float` or `None`):
-            95 % Wilson interval of the accuracy.
+            95 % Wilson interval of the accuracy, over prompts where the pairs come from rankings: those of one prompt
+            are no independent trials.
         margin_mean, margin_std (`float` or `None`):
             Mean and standard deviation of the margin, in units of the score.
         brier (`float` or `None`):
@@ -52,7 +56,8 @@ class ReportCard:
         reliability (`tuple[ReliabilityBin, ...]`):
             Reliability table, see [`reliability_table`].
         length_pearson, length_spearman (`float` or `None`):
-            Correlation of score with completion length in tokens, over the chosen and rejected completions together.
+            Correlation of score with completion length in tokens, over the chosen and rejected completions together; an
+            answer of a ranking is there once for each of its pairs.
         num_references (`int`):
             Number of reference completions.
         score_mean, score_std (`float` or `None`):
@@ -65,6 +70,7 @@ class ReportCard:
 
     num_pairs: int
     num_ties: int
+    num_prompts: int | None
     accuracy: float | None
     accuracy_low: float | None
     accuracy_high: float | None
@@ -105,6 +111,7 @@ class ReportCard:
         """The card as a Markdown section, for a model card."""
         rows = [
             ("Held-out pairs (ties)", f"{self.num_pairs} ({self.num_ties})"),
+            *([] if self.num_prompts is None else [("Prompts, of which each counts the same", str(self.num_prompts))]),
             ("Accuracy, ties as half (95 % Wilson interval)", f"{_show(self.accuracy)} {self._interval()}"),
             ("Margin, mean ± std", f"{_show(self.margin_mean)} ± {_show(self.margin_std)}"),
             ("Brier score (0 best, 0.25 = coin)", _show(self.brier)),
@@ -136,6 +143,7 @@ def make_report_card(
     reference_scores: ArrayLike | None = None,
     reference: str | None = None,
     bins: int = 10,
+    rankings: ArrayLike | None = None,
 ) -> ReportCard:
     """
     Work out the report card of a reward model from its scores on held-out pairs.
@@ -155,6 +163,9 @@ def make_report_card(
             What the reference completions are, in words.
         bins (`int`, *optional*, defaults to `10`):
             Number of bins of the reliability table.
+        rankings (`array_like` of shape `(N,)`, *optional*):
+            Number of the ranking that each pair comes from. All pairs of one together then count as much as those of
+            another.
 
     Returns:
         [`ReportCard`].
@@ -169,10 +180,11 @@ def make_report_card(
     references = np.asarray(reference_scores, dtype=np.float64)
     finite = np.isfinite(pairs[0]) & np.isfinite(pairs[1])
     chosen, rejected, chosen_len, rejected_len = (array[finite] for array in pairs)
+    prompts = None if rankings is None else np.asarray(rankings)[finite]
     scores, lengths = np.concatenate([chosen, rejected]), np.concatenate([chosen_len, rejected_len])
     score_std = _std(references)
     return ReportCard(
-        **_margin_statistics(chosen - rejected, bins),
+        **_margin_statistics(chosen - rejected, bins, prompts),
         length_pearson=pearson(scores, lengths),
         length_spearman=spearman(scores, lengths),
         num_references=len(references),
@@ -183,20 +195,26 @@ def make_report_card(
     )
 
 
-def _margin_statistics(margins: NDArray[np.float64], bins: int) -> dict[str, Any]:
+def _margin_statistics(margins: NDArray[np.float64], bins: int, prompts: NDArray[Any] | None) -> dict[str, Any]:
     """The fields of the card that depend on the margins alone."""
-    count, right = len(margins), float(correctness(margins).sum())
-    low, high = wilson_interval(right, count) if count else (None, None)
-    table = reliability_table(margins, bins)
+    count, weights, trials = len(margins), np.ones(len(margins)), len(margins)
+    if prompts is not None and count:
+        _, prompt, pairs = np.unique(prompts, return_inverse=True, return_counts=True)
+        weights, trials = 1 / pairs[prompt], len(pairs)
+    accuracy = float(np.average(correctness(margins), weights=weights)) if count else None
+    # Rounding must not lift a mean of ones above one.
+    low, high = (None, None) if accuracy is None else wilson_interval(min(accuracy * trials, trials), trials)
+    table = reliability_table(margins, bins, weights)
     return {
         "num_pairs": count,
         "num_ties": int((margins == 0).sum()),
-        "accuracy": right / count if count else None,
+        "num_prompts": None if prompts is None else trials,
+        "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
-        "margin_mean": _mean(margins),
-        "margin_std": _std(margins),
-        "brier": brier_score(margins) if count else None,
+        "margin_mean": _finite_or_none(np.average(margins, weights=weights)) if count else None,
+        "margin_std": _std(margins, weights),
+        "brier": brier_score(margins, weights) if count else None,
         "calibration_error": expected_calibration_error(table) if count else None,
         "reliability": table,
     }
@@ -233,11 +251,14 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return _finite_or_none(values.mean()) if len(values) else None
 
 
-def _std(values: NDArray[np.float64]) -> float | None:
+def _std(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> float | None:
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     # The mean of equal values may be off by a rounding error, and the deviation then a hair above 0.
-    return 0.0 if np.ptp(values) == 0 else _finite_or_none(values.std(ddof=1))
+    if np.ptp(values) == 0:
+        return 0.0
+    variance = np.average((values - np.average(values, weights=weights)) ** 2, weights=weights)
+    return _finite_or_none(math.sqrt(variance * len(values) / (len(values) - 1)))
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_ext import RewardConfig, RewardTrainer
 from rlhf_ext.models.normalization import read_score_normalization
+from rlhf_ext.trainer.held_out import completion_lengths
 from rlhf_ext.trainer.reward_functions import as_reward_function
-from rlhf_ext.trainer.reward_trainer import completion_lengths
 
 NUM_HELD_OUT = 67  # Not a multiple of the batch, so that the last batch is incomplete.
 

@@ -13,12 +13,13 @@ Ctrl-C and SIGTERM save a checkpoint before the program ends; `--resume_from_che
 """
 
 import signal
+import sys
 from dataclasses import dataclass, field
 
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter
+from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter, push
 
 
 @dataclass
@@ -85,21 +86,23 @@ def main() -> None:
     # Train, measure and save. Ctrl-C does what SIGTERM does: the trainer saves a checkpoint before it ends.
     signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model(training_args.output_dir)
+    # The push comes last, with all that belongs to the model.
+    trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Policy saved to {training_args.output_dir}")
-    if script_args.merge and trainer.is_world_process_zero():
-        merged = f"{training_args.output_dir}/merged"
-        merge_adapter(training_args.output_dir, merged)
+    merged = f"{training_args.output_dir}/merged" if script_args.merge else None
+    if merged and trainer.is_world_process_zero():
+        merge_adapter(training_args.output_dir, merged, trust_remote_code=training_args.trust_remote_code)
         print(f"Merged policy saved to {merged}")
     if eval_dataset is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    problem = push(trainer, script_args.dataset_name, merged) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if problem:
+        sys.exit(problem)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
 `model_name_or_path` is a Hub id or a local folder, `dataset_name` a Hub id, a local folder or a JSON lines file with
-the columns `prompt` (optional), `chosen` and `rejected`. The report card is made on `dataset_test_split`, which of a
+the columns `prompt` (optional), `chosen` and `rejected`, or `prompt` and `completions`, a list of answers with the best
+first. The report card is made on `dataset_test_split`, which of a
 single file can be a slice: `dataset_train_split: "train[:90%]"` and `dataset_test_split: "train[90%:]"`; with
 `dataset_test_split: null` nothing is held out and there is no report card.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from trl import (
@@ -20,7 +22,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data
+from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data, push
 
 
 @dataclass
@@ -77,13 +79,17 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.last_report_card is not None:
         trainer.accelerator.print(trainer.last_report_card.to_markdown())
-    trainer.save_model(training_args.output_dir)
+    # The push comes last.
+    trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    if trainer.last_report_card is not None:
+        trainer.accelerator.print(f"Plots and mistakes: {training_args.output_dir}/reward_report.html")
+    problem = push(trainer, script_args.dataset_name) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if problem:
+        sys.exit(problem)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ on the command line too. `model_name_or_path` is a Hub id or a local folder, `da
 a JSON lines file with the columns `prompt` and `completion`, `messages` or `text`.
 """
 
+import sys
+
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -18,7 +20,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, check_saves_weights, load_data
+from rlhf_ext import RecipeParser, check_saves_weights, load_data, push
 
 
 def main() -> None:
@@ -56,13 +58,15 @@ def main() -> None:
 
     # Train and save
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model(training_args.output_dir)
+    # The push comes last.
+    trainer.save_model(training_args.output_dir, _internal_call=training_args.push_to_hub)
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    problem = push(trainer, script_args.dataset_name) if training_args.push_to_hub else None
     # Gloo's threads must have let go of the last tensors before the process group is taken down (pytorch #56297).
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if problem:
+        sys.exit(problem)
 
 
 if __name__ == "__main__":

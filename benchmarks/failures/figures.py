@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf_ext.diagnostics.plots import Mark, plot
+from rlhf_ext.diagnostics.plots import Mark, image, plot
 
 from .labels import Label, label
 from .recipes import RECIPES
@@ -12,15 +12,7 @@ from .stored import RUNS, read_rows
 from .table import warned
 from .verdicts import Verdict, diagnose, load
 
-WIDTH, HEIGHT, TITLE = 470, 170, 22
-# An image finds no style sheet beside it. Colours are readable on white and on black.
-STYLE = """
-text { font-family: sans-serif; fill: #808890; } .title { font-size: 12px; } .tick, .mark { font-size: 10px; }
-.grid { stroke: #80889040; } .curve { fill: none; stroke: #3d7fc4; stroke-width: 1.5; } .point { fill: #3d7fc4; }
-.target { stroke: #808890; stroke-dasharray: 5 4; } .lost { stroke: #d0353c; stroke-width: 2; }
-.band { opacity: .1; } .warn .band { fill: #c27500; } .warn .edge { stroke: #c27500; } .warn .mark { fill: #c27500; }
-.critical .band { fill: #d0353c; } .critical .edge { stroke: #d0353c; } .critical .mark { fill: #d0353c; }
-.oracle .band { fill: #2e8b57; } .oracle .edge { stroke: #2e8b57; } .oracle .mark { fill: #2e8b57; }
+STYLE = """.oracle .band { fill: #2e8b57; } .oracle .edge { stroke: #2e8b57; } .oracle .mark { fill: #2e8b57; }
 """
 
 
@@ -86,15 +78,11 @@ def _damage(happened: Label) -> Mark:
 
 
 def _stack(panels: list[tuple[str, list[tuple[int, float]], list[Mark], float | None]]) -> str:
-    height = len(panels) * (HEIGHT + TITLE)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"><style>{STYLE}</style>']
-    for place, (title, points, marks, target) in enumerate(panels):
-        top = place * (HEIGHT + TITLE)
+    plots = {}
+    for title, points, marks, target in panels:
         steps, values = zip(*[(step, value) for step, value in points if not math.isnan(value)], strict=True)
-        picture = plot(steps, values, marks, target, title)
-        placed = picture.replace("<svg ", f'<svg y="{top + TITLE}" width="{WIDTH}" height="{HEIGHT}" ', 1)
-        parts += [f'<text class="title" x="4" y="{top + 15}">{title}</text>', placed]
-    return "".join([*parts, "</svg>\n"])
+        plots[title] = plot(steps, values, marks, target, title)
+    return image(plots, style=STYLE)
 
 
 def write_figures(folder: Path) -> None:

@@ -27,7 +27,6 @@ _VERDICTS = {
 
 def as_html(diagnosis: Diagnosis) -> str:
     """Verdict, findings with their curves, all curves, what was missing, how the log was read."""
-    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     body = [
         _head(diagnosis),
         *(_episode(diagnosis, episode) for episode in diagnosis.episodes[:SHOWN_IN_FULL]),
@@ -36,11 +35,23 @@ def as_html(diagnosis: Diagnosis) -> str:
         _missing(diagnosis),
         _reading(diagnosis),
     ]
+    return html_page(f"Diagnosis of {diagnosis.path}", "".join(body))
+
+
+def html_page(title: str, body: str) -> str:
+    """
+    A page that needs nothing else.
+
+    Args:
+        title (`str`): Plain text.
+        body (`str`): HTML.
+    """
+    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Diagnosis of {escape(diagnosis.path)}</title><style>{style}</style></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n"
+        f"<body><main>{body}</main></body></html>\n"
     )
 
 
@@ -86,9 +97,8 @@ def _further(episodes: Sequence[Episode]) -> str:
     if not episodes:
         return ""
     rows = [(e.finding.severity.name, e.finding.mode, e.finding.title, when(e), e.finding.summary) for e in episodes]
-    return (
-        f"<section><h2>Further findings</h2>{_table(('severity', 'mode', 'finding', 'when', 'what'), rows)}</section>"
-    )
+    table = html_table(("severity", "mode", "finding", "when", "what"), rows)
+    return f"<section><h2>Further findings</h2>{table}</section>"
 
 
 def _evidence(evidence: Iterable[Evidence]) -> str:
@@ -96,7 +106,7 @@ def _evidence(evidence: Iterable[Evidence]) -> str:
         (e.metric, short(e.before), short(e.after), e.unit, f"{e.first_step} to {e.last_step}", e.statistic)
         for e in evidence
     ]
-    return _table(("evidence", "before", "after", "unit", "steps", "test"), rows)
+    return html_table(("evidence", "before", "after", "unit", "steps", "test"), rows)
 
 
 def _causes(causes: Iterable[Cause]) -> str:
@@ -154,7 +164,7 @@ def _missing(diagnosis: Diagnosis) -> str:
     if not diagnosis.abstentions:
         return ""
     rows = [(mode, ", ".join(names)) for mode, names in diagnosis.abstentions.items()]
-    return f"<section><h2>Not judged</h2>{_table(('rule', 'would need'), rows)}</section>"
+    return f"<section><h2>Not judged</h2>{html_table(('rule', 'would need'), rows)}</section>"
 
 
 def _reading(diagnosis: Diagnosis) -> str:
@@ -164,16 +174,17 @@ def _reading(diagnosis: Diagnosis) -> str:
     unmapped = f"<p>Not known here: {escape(', '.join(diagnosis.unmapped))}</p>" if diagnosis.unmapped else ""
     return (
         "<section><h2>How the log was read</h2>"
-        + _table(("metric", "key of the log", "unit", "trust", "why"), mapping)
-        + _table(("left out", "why"), list(diagnosis.unused.items()))
+        + html_table(("metric", "key of the log", "unit", "trust", "why"), mapping)
+        + html_table(("left out", "why"), list(diagnosis.unused.items()))
         + unmapped
         + (f"<ul>{notes}</ul>" if notes else "")
-        + _table(("setting", "value"), settings)
+        + html_table(("setting", "value"), settings)
         + "</section>"
     )
 
 
-def _table(header: Iterable[str], rows: Sequence[tuple[str, ...]]) -> str:
+def html_table(header: Iterable[str], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table of plain texts, nothing where it has no row."""
     if not rows:
         return ""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)

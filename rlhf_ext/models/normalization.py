@@ -42,8 +42,24 @@ def read_score_normalization(
     from_config = _checked(_read_json(path_or_model, "config.json", hub_arguments), f"the config of {path_or_model}")
     if from_config is not None:
         return from_config
-    card = _read_json(path_or_model, REPORT_CARD_FILE, hub_arguments)
+    card = read_report_card(path_or_model, **hub_arguments)
     return _checked(card.get("normalization") or {}, f"the {REPORT_CARD_FILE} of {path_or_model}")
+
+
+def read_report_card(path_or_id: str | Path, **hub_arguments: Any) -> dict[str, Any]:
+    """
+    The report card that [`RewardTrainer`] saved beside a reward model, as [`ReportCard.to_dict`] gives it.
+
+    Args:
+        path_or_id (`str` or `Path`):
+            Folder or Hub id.
+        hub_arguments:
+            Passed to [`~huggingface_hub.hf_hub_download`], such as `token` and `cache_dir`.
+
+    Returns:
+        `dict`: empty where there is none.
+    """
+    return _read_json(path_or_id, REPORT_CARD_FILE, hub_arguments)
 
 
 def _checked(stored: dict[str, Any], where: str) -> tuple[float, float] | None:

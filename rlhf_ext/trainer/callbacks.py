@@ -13,7 +13,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from ..diagnostics import Diagnostics, Event, Record, RunSettings, Sample, Severity
 from ..diagnostics.diversity import text_metrics
 from ..diagnostics.history import KEPT_SAMPLES
-from ..diagnostics.journal import action_line, event_line, record_line, settings_line
+from ..diagnostics.journal import action_line, event_line, probe_line, record_line, settings_line
 from ..diagnostics.numerics import NonFinite
 from ..diagnostics.remedies import Action, Remediation
 from ..diagnostics.rollouts import LiveRollouts
@@ -138,7 +138,7 @@ class DiagnosticsCallback(TrainerCallback):
             return []
         record = self._with_texts(record)
         events = self.diagnostics.observe(record)
-        self._write(record_line(record), *map(event_line, events))
+        self._write(record_line(record), *self._probe_lines(step), *map(event_line, events))
         for event in events:
             announce(event, args.report_to)
         return self.remediation.decide(self.diagnostics) if self.apply is not None else []
@@ -157,10 +157,16 @@ class DiagnosticsCallback(TrainerCallback):
         return replace(
             record,
             values={**record.values, **text_metrics(prompts, completions)},
-            samples=tuple(
-                Sample(s.prompt[-SAMPLE_CHARACTERS:], s.completion[:SAMPLE_CHARACTERS], s.score) for s in kept
-            ),
+            samples=tuple(map(_shortened, kept)),
         )
+
+    def _probe_lines(self, step: int) -> list[str]:
+        """The answers of a probe of this rollout, which are on the main process's prompts."""
+        probe = getattr(self.trainer, "_probe", None)
+        if probe is None or not probe.answers:
+            return []
+        answers, probe.answers = probe.answers[:KEPT_SAMPLES], []
+        return [probe_line(step, map(_shortened, answers))]
 
     # ---- Acting -----------------------------------------------------------------------------------------------------
 
@@ -246,6 +252,10 @@ def live_settings(args: Any, planned_rollouts: int, dtype: str) -> RunSettings:
     if not (args.bf16 or args.fp16):
         known["dtype"] = dtype
     return RunSettings(**known | {"planned_rollouts": planned_rollouts})
+
+
+def _shortened(sample: Sample) -> Sample:
+    return Sample(sample.prompt[-SAMPLE_CHARACTERS:], sample.completion[:SAMPLE_CHARACTERS], sample.score)
 
 
 def plain_text(prompt_or_completion: Any) -> str:

@@ -112,7 +112,9 @@ def merge_adapter(path: str, output: str, **model_init_kwargs: Any) -> None:
     if os.path.isfile(os.path.join(path, "generation_config.json")):
         model.generation_config = GenerationConfig.from_pretrained(path)
     model.save_pretrained(output)
-    AutoTokenizer.from_pretrained(path, **hub_arguments(model_init_kwargs)).save_pretrained(output)
+    trusts = model_init_kwargs.get("trust_remote_code", False)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusts, **hub_arguments(model_init_kwargs))
+    tokenizer.save_pretrained(output)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from trl import RLOOConfig
 from ..functional import KL_ESTIMATORS, PLACEMENTS
 from ..kl_control import CONTROLLER_KINDS
 from ..models.critic import CRITIC_KINDS
+from .secrets import TokenFree
 
 _GONE = "gone"
 OLD_NAMES = {
@@ -111,14 +112,12 @@ def explain_old_names(names: list[str], places: dict[str, str] = OLD_NAMES) -> s
     return "Names of TRL's old PPO: " + "; ".join(lines) + "." if lines else None
 
 
-@dataclass
-class PPOConfig(RLOOConfig):
+@dataclass(repr=False)
+class PPOConfig(TokenFree, RLOOConfig):
     r"""
-    Settings of [`PPOTrainer`]: those of [`~trl.RLOOConfig`] plus the ones below.
-
-    These defaults differ from `RLOOConfig`: `num_generations=1`, `num_iterations=4`, `epsilon=0.1`,
-    `learning_rate=3e-6`, `adam_epsilon=1e-5`, `disable_dropout=True`, `normalize_advantages=True`, and `logging_steps`
-    is one log line per rollout.
+    Settings of [`PPOTrainer`]: those of [`~trl.RLOOConfig`] plus the ones below. These defaults differ:
+    `num_generations=1`, `num_iterations=4`, `epsilon=0.1`, `learning_rate=3e-6`, `adam_epsilon=1e-5`,
+    `disable_dropout=True`, `normalize_advantages=True`, and `logging_steps` is one log line per rollout.
 
     A rollout has `per_device_train_batch_size * steps_per_generation` sequences on each process; an optimizer step
     takes `per_device_train_batch_size * gradient_accumulation_steps` of them.

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from ..diagnostics import Sample
 from ..diagnostics.diversity import text_metrics
 from .callbacks import plain_text
 from .ppo_config import PPOConfig
@@ -64,6 +65,7 @@ class Probe:
 
     Attributes:
         every (`int`): Rollouts between two probes; the first rollout is probed.
+        answers (`list[Sample]`): This process's part of the last probe that nobody has taken yet.
         size (`int`): Completions of a probe, on all processes together.
     """
 
@@ -82,6 +84,7 @@ class Probe:
                 "processes."
             )
         self.rows = self.rows[args.process_index * (self.size // world) :][: self.size // world]
+        self.answers: list[Sample] = []
         self.quality_fn = quality_fn
         self.seed = args.seed + args.process_index
 
@@ -100,7 +103,12 @@ class Probe:
         prompts = [row["prompt"] for row in self.rows]
         with _apart_from_training(trainer, self.seed):
             _, completion_ids, completions = trainer._generate(prompts)
-            values = self._judged(prompts, completions, completion_ids)
+            judged = self._judged(prompts, completions, completion_ids)
+        self.answers = [
+            Sample(plain_text(p), plain_text(c), score)
+            for p, c, score in zip(prompts, completions, judged, strict=True)
+        ]
+        values = [value for value in judged if value is not None]
         sums = torch.tensor([sum(values), len(values), sum(map(len, completion_ids))], dtype=torch.float32)
         total, count, tokens = trainer._reduce(sums.to(trainer.accelerator.device)).tolist()
         texts = [gather_object([plain_text(x) for x in column]) for column in (prompts, completions)]
@@ -114,10 +122,12 @@ class Probe:
             "time/probe": time.perf_counter() - started,
         }
 
-    def _judged(self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]) -> list[float]:
-        """The judgements that were given."""
+    def _judged(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
+    ) -> list[float | None]:
+        """A judgement of each answer; `None` where there is none."""
         if self.quality_fn is None:
-            return []
+            return [None] * len(prompts)
         columns = {k: [row[k] for row in self.rows] for k in self.rows[0] if k not in ("prompt", "completion")}
         judge = ScoreCheck().wrap(self.quality_fn, get_callable_name(self.quality_fn))
         judged = judge(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
@@ -125,7 +135,7 @@ class Probe:
             raise ValueError(
                 f"`quality_fn` returned {len(judged)} values for {len(prompts)} completions; it must return one for each."
             )
-        return [value for value in judged if value is not None]
+        return [None if value is None else float(value) for value in judged]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from ..diagnostics import Sample
 from ..kl_control import KLController
 from .callbacks import DiagnosticsCallback
 from .checkpoint import (
@@ -35,12 +36,15 @@ from .checkpoint import (
     write_manifest,
 )
 from .control import restored_controller, save_controller
+from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
 from .levers import STEPS_TO_SPARE, Levers
+from .model_card import loading_code, ppo_card
+from .probe import Probe
 from .role_trainer import RoleTrainer
 
 
-class ResumableTrainer(RoleTrainer):
+class ResumableTrainer(HubTrainer, RoleTrainer):
     """
     Saves and restores what the parents do not: the KL controller, the current rollout, counters, pending logs, the order
     of the data in later epochs. Checkpoints are complete or absent, and checked before anything is loaded.
@@ -55,6 +59,7 @@ class ResumableTrainer(RoleTrainer):
 
     kl_controller: KLController | None
     _buffered_inputs: Any
+    _probe: Probe | None
 
     def _init_diagnostics(self) -> None:
         """Watch the run, and with `diagnostics="act"` also keep it going."""
@@ -69,6 +74,7 @@ class ResumableTrainer(RoleTrainer):
     def _init_resuming(self, critic: str, model: str) -> None:
         self._critic_kind = critic
         self._begins_with = model
+        self._reward_reports: dict[str, dict[str, Any]] = {}
         self._checkpoint: str | None = None
         self._staging: str | None = None
         self._sigterm = SaveOnSigterm(self.accelerator)
@@ -182,6 +188,7 @@ class ResumableTrainer(RoleTrainer):
             "update_is_over": self._update_is_over,
             "steps_left_out": self._steps_left_out,
             "grad_norm": None if self._grad_norm is None else float(self._grad_norm),
+            "probe_answers": self._probe.answers if self._probe is not None else [],
             # Of the other processes' tables nothing is ever shown.
             "logs": plain_logs(self._logs) if self.accelerator.is_main_process else None,
         }
@@ -192,6 +199,12 @@ class ResumableTrainer(RoleTrainer):
             save_controller(self.kl_controller, folder)
         if self.diagnostics is not None:
             self.diagnostics.save(folder)
+
+    def _card(self) -> Card:
+        return ppo_card(self)
+
+    def _loading_code(self, repository: str) -> str:
+        return loading_code(self, repository, is_adapter=False)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 
@@ -223,6 +236,8 @@ class ResumableTrainer(RoleTrainer):
         self._update_is_over, self._steps_left_out = state["update_is_over"], state["steps_left_out"]
         self._grad_norm = state["grad_norm"]
         self._seconds_before = state["run_seconds"]
+        if self._probe is not None:
+            self._probe.answers = [Sample(*answer) for answer in state.get("probe_answers", [])]
         if state["logs"] is not None:
             fill_logs(self._logs, state["logs"])
         if self._step % self._steps_per_rollout:

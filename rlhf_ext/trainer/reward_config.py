@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 
 import trl
 
+from .secrets import TokenFree
 
-@dataclass
-class RewardConfig(trl.RewardConfig):
+
+@dataclass(repr=False)
+class RewardConfig(TokenFree, trl.RewardConfig):
     """
     Settings of [`RewardTrainer`]: those of [`~trl.RewardConfig`], with the same defaults, and the ones below.
 

@@ -1,6 +1,5 @@
 """TRL's reward trainer with a report card on held-out pairs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,38 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, DataCollator, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import TrainOutput
-from trl.data_utils import common_prefix_length
 
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
+from ..reward_report import REPORT_PAGE_FILE, RewardReport
+from .held_out import completion_lengths, make_report, rankings_of
+from .hub import Card, HubTrainer
 from .launch import check_saves_weights
+from .ranked import WEIGHT, WeightedCollator, expand_rankings, is_ranked, weighted_preference_loss, with_weights
+from .reward_card import reward_card
 from .reward_config import RewardConfig
 
 logger = get_logger(__name__)
 
 
-class RewardTrainer(trl.RewardTrainer):
+class RewardTrainer(HubTrainer, trl.RewardTrainer):
     r"""
     [`~trl.RewardTrainer`] that also measures what it trained.
 
     Loss, data formats and arguments are TRL's. What is added: at the end of `train()`, if there is an `eval_dataset`,
     a report card on its pairs ([`~rlhf_ext.report_card.ReportCard`]), and on demand by [`RewardTrainer.report_card`].
-    `save_model` writes it to `report_card.json` and into the model card (`README.md` in `args.output_dir`); the mean
-    and standard deviation of the scores on reference completions go into the model's config as `score_mean` and
-    `score_std`. Training changes the scores, so `train()` removes the numbers of an earlier card first.
+    `save_model` writes it to `report_card.json`, with plots and the most confident mistakes to `reward_report.html`, and
+    into the model card (`README.md` in `args.output_dir`); the mean and standard deviation of the scores on reference
+    completions go into the model's config as `score_mean` and `score_std`. Training changes the scores, so `train()`
+    removes the numbers of an earlier card first.
 
-    What differs from the parent: `prediction_step` gives the scores as one row a pair, (B, 2) with chosen first, where
-    the parent gives (2B, 1), all chosen before all rejected; in that layout the truncation of an incomplete last batch
-    cuts off rejected scores. `predict` and `compute_metrics` therefore see `predictions` of shape (N, 2).
+    Data may hold rankings: a column `completions` with two or more answers, best first. They become pairs
+    ([`expand_rankings`]) of which those of one prompt together count as much as those of another.
+
+    What differs from the parent: `compute_loss` weighs the pairs of rankings; `prediction_step` gives the scores as one
+    row a pair, (B, 2) with chosen first, where the parent gives (2B, 1), all chosen before all rejected; in that layout
+    the truncation of an incomplete last batch cuts off rejected scores. `predict` and `compute_metrics` therefore see
+    `predictions` of shape (N, 2).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -70,6 +78,7 @@ class RewardTrainer(trl.RewardTrainer):
     ```
     """
 
+    _tag_names = ("trl", "rlhf-ext", "reward-trainer")
     args: RewardConfig
     processing_class: PreTrainedTokenizerBase
 
@@ -96,14 +105,20 @@ class RewardTrainer(trl.RewardTrainer):
         )
         # A chat template cloned from another tokenizer brings its EOS.
         check_reward_tokenizer(tokenizer, _model_id(model))
+        self.data_collator: Any = WeightedCollator(self.data_collator)
         for name, dataset in self._named_eval_datasets().items():
             _refuse_empty(dataset, name, args.max_length)
         self.reference_dataset = None if reference_dataset is None else self._reference_pairs(reference_dataset)
-        self.last_report_card: ReportCard | None = None
+        self.last_report: RewardReport | None = None
+
+    @property
+    def last_report_card(self) -> ReportCard | None:
+        """The card of the last report."""
+        return None if self.last_report is None else self.last_report.card
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as [`~transformers.Trainer.train`] does, then make the report card if there is an `eval_dataset`."""
-        self.last_report_card = None
+        self.last_report = None
         self._store_normalization(None)
         output = super().train(*args, **kwargs)
         if self.args.report_card and self.eval_dataset is not None:
@@ -150,12 +165,26 @@ class RewardTrainer(trl.RewardTrainer):
             rejected_lengths=lengths[:, 1],
             reference_scores=None if references is None else self._score(references).reshape(-1),
             bins=self.args.calibration_bins,
+            rankings=rankings_of(pairs),
         )
         for note in card.notes:
             logger.warning(f"Report card: {note}")
-        self.last_report_card = card
+        self.last_report = make_report(card, scores, lengths, pairs, self.processing_class)
         self._store_normalization(card.normalization)
         return card
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As the parent; pairs that come from rankings count by their weight."""
+        weight = inputs.pop(WEIGHT, None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if weight is not None:
+            chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), 2)
+            loss = weighted_preference_loss(
+                chosen, rejected, weight, inputs.get("margin"), self.args.center_rewards_coefficient
+            )
+        return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -187,37 +216,45 @@ class RewardTrainer(trl.RewardTrainer):
         return loss, torch.stack(torch.chunk(logits.squeeze(-1), 2), dim=1), labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as [`~transformers.Trainer.save_model`] does, with `report_card.json` beside the weights."""
-        folder = Path(output_dir or self._output_dir)
+        """Save as [`~transformers.Trainer.save_model`] does, with the report card, JSON and page, beside the weights."""
         # Before the parent, which pushes the folder to the Hub at the end if it is asked to.
         if self.args.should_save:
-            self._save_report_card(folder)
-        if not _internal_call and self.last_report_card is not None and folder == self._output_dir:
-            self.create_model_card(model_name=(self.args.hub_model_id or folder.name).split("/")[-1])
+            self._save_report_card(Path(output_dir or self._output_dir))
         super().save_model(output_dir, _internal_call=_internal_call)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write TRL's model card, followed by the report card if there is one. Takes the parent's arguments."""
-        super().create_model_card(*args, **kwargs)
-        if self.last_report_card is not None and self.is_world_process_zero():
-            with open(self._output_dir / "README.md", "a", encoding="utf-8") as readme:
-                readme.write("\n\n" + self.last_report_card.to_markdown())
+    def _card(self) -> Card:
+        return reward_card(self)
 
     @property
     def _output_dir(self) -> Path:
         return Path(str(self.args.output_dir))
 
     def _save_report_card(self, folder: Path) -> None:
-        if self.last_report_card is None:
+        if self.last_report is None:
             # A card left there by an earlier run is about weights that are overwritten now.
-            (folder / REPORT_CARD_FILE).unlink(missing_ok=True)
-        else:
-            self.last_report_card.save(folder)
+            for name in (REPORT_CARD_FILE, REPORT_PAGE_FILE):
+                (folder / name).unlink(missing_ok=True)
+            return
+        self.last_report.card.save(folder)
+        (folder / REPORT_PAGE_FILE).write_text(self.last_report.to_html(self._model_name), encoding="utf-8")
 
     def _named_eval_datasets(self) -> dict[str, Dataset | IterableDataset]:
         if self.eval_dataset is None:
             return {}
         return self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+
+    def _prepare_dataset(
+        self, dataset: Dataset | IterableDataset, processing_class: Any, args: RewardConfig, dataset_name: str
+    ) -> Dataset | IterableDataset:
+        if not is_ranked(dataset):
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        pairs = super()._prepare_dataset(expand_rankings(dataset, dataset_name), processing_class, args, dataset_name)
+        return with_weights(pairs) if len(pairs) else pairs
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if WEIGHT not in self._signature_columns:
+            self._signature_columns.append(WEIGHT)
 
     def _prepare_held_out(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
         return self._prepare_dataset(dataset, self.processing_class, self.args, "held-out")
@@ -275,45 +312,6 @@ def _reward_tokenizer(
     if template is None or template.endswith((".jinja", ".j2")):
         check_reward_tokenizer(tokenizer, name)
     return tokenizer
-
-
-def completion_lengths(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """
-    Lengths of the completions of tokenised pairs, in tokens, EOS and the tokens of the chat template included.
-
-    The completion begins where `chosen_ids` (`rejected_ids`) departs from the tokenised `prompt`; without a `prompt`
-    column, where the two depart from each other.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Pairs with `chosen_ids` and `rejected_ids`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer that made the ids.
-
-    Returns:
-        `np.ndarray` of shape `(N, 2)`: lengths of the chosen and the rejected completions.
-    """
-    lengths = []
-    for row in dataset:
-        sequences = row["chosen_ids"], row["rejected_ids"]
-        starts = [_prompt_ids(row, tokenizer)] * 2 if "prompt" in row else reversed(sequences)
-        pairs = zip(sequences, starts, strict=True)
-        lengths.append([len(ids) - common_prefix_length(start, ids) for ids, start in pairs])
-    return np.asarray(lengths, dtype=np.int64)
-
-
-def _prompt_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if isinstance(row["prompt"], str):
-        return list(tokenizer(text=row["prompt"])["input_ids"])
-    tools = row.get("tools")
-    encoded: Any = tokenizer.apply_chat_template(
-        row["prompt"],
-        tools=json.loads(tools) if isinstance(tools, str) else tools,
-        add_generation_prompt=True,
-        return_dict=True,
-        **(row.get("chat_template_kwargs") or {}),
-    )
-    return encoded["input_ids"]
 
 
 def _whole_text(row: dict[str, Any]) -> str | list[dict[str, str]]:

@@ -31,6 +31,11 @@ SIGNATURES = {
     "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
     "_get_train_sampler": ["self", "dataset"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_finish_current_push": ["self"],
+    "init_hf_repo": ["self", "token", "private"],
+    "push_to_hub": ["self", "commit_message", "blocking", "token", "revision", "private"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "save_model": ["self", "output_dir", "_internal_call"],
     "_get_output_dir": ["self", "trial"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
 }
