@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter
+from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter, run_program
 
 
 @dataclass
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -20,7 +20,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data
+from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data, run_program
 
 
 @dataclass
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

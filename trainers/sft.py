@@ -18,7 +18,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, check_saves_weights, load_data
+from rlhf_ext import RecipeParser, check_saves_weights, load_data, run_program
 
 
 def main() -> None:
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

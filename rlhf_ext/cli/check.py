@@ -7,6 +7,8 @@ import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from .shipped import recipe_path
+
 if TYPE_CHECKING:
     from ..diagnostics import Finding
 
@@ -30,10 +32,10 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="RECIPE.yaml", help="recipe of trainers/ppo.py")
+    parser.add_argument("--config", metavar="RECIPE", help="recipe of PPO: a file, or a shipped one by name")
     parser.add_argument("--num_gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
     parser.add_argument("--json", action="store_true", help="print plain data")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, takes_settings=True)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         raise ValueError("nothing to check: give a recipe with --config, or settings with their names.")
     # Deprecated names of settings are the recipe's affair when it is run.
     warnings.simplefilter("ignore", FutureWarning)
-    recipe = ["--config", arguments.config] if arguments.config else []
+    recipe = ["--config", recipe_path(arguments.config)] if arguments.config else []
     findings, notes = preflight_of_recipe(PPOScriptArguments, [*recipe, *overrides], arguments.num_gpus)
     if arguments.json:
         print(json.dumps({"findings": [finding.as_dict() for finding in findings], "notes": notes}, indent=2))

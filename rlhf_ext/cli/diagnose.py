@@ -49,20 +49,16 @@ def add_command(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, unknown: list[str]) -> None:
+def run(arguments: argparse.Namespace, _: list[str]) -> None:
     """
     Print the diagnosis of a run.
 
     Args:
         arguments (`argparse.Namespace`):
             What the command knows.
-        unknown (`list[str]`):
-            What it does not know, which is an error.
     """
     from ..diagnostics import RunSettings, Severity, diagnose
 
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]}; rlhf-ext diagnose --help lists them.")
     if arguments.kl_target is not None and arguments.kl_unit is None:
         raise ValueError("--target needs --unit sequence or --unit token.")
     settings = RunSettings(**{field.name: getattr(arguments, field.name) for field in fields(RunSettings)})

@@ -30,20 +30,24 @@ COLUMNS = (
 )
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line of the demo."""
-    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the demo."""
     parser.add_argument("--output", type=Path, default=Path("demo_run"), help="folder of the run (default: demo_run)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kl-placement", choices=("terminal", "token"), default="terminal")
     parser.add_argument("--rollouts", type=int, default=DemoSettings.num_rollouts, help="PPO rollouts (default: 25)")
     parser.add_argument("--fresh", action="store_true", help="delete the run in --output and start over")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run or continue the demo; returns the exit code."""
-    arguments = parse_arguments(argv)
+    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+    add_arguments(parser)
+    return run_or_continue(parser.parse_args(argv))
+
+
+def run_or_continue(arguments: argparse.Namespace) -> int:
+    """The same with parsed options."""
     folder = arguments.output
     settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
     if settings.num_rollouts < 1:
