@@ -66,8 +66,10 @@ def complete_parser(file: Any) -> argparse.ArgumentParser:
     for name, command in commands.choices.items():
         taken = {action.dest for action in command._actions}
         for setting in sorted(set(_settings_of(name)) - taken):
-            command.add_argument(f"--{setting}", metavar="VALUE", help=argparse.SUPPRESS)
+            command.add_argument(f"--{setting}", metavar="VALUE")
         for action in command._actions:
+            if action.help == argparse.SUPPRESS:  # too many for --help
+                action.help = ""
             if action.dest in _NAMES:
                 action.choices = _NAMES[action.dest]()
             elif action.dest in _PATHS:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "diagnose",
         help="what went wrong in a finished run, why, and what to change",
+        usage="rlhf-ext diagnose PATH [--html FILE] [--fail-on warn|critical] [--SETTING VALUE ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,11 +43,14 @@ def add_command(commands: Any) -> None:
         metavar="METRIC=KEY",
         help="key of the log for a metric, such as score_mean=reward; may be repeated",
     )
-    group = parser.add_argument_group("settings of the run that the log does not hold")
+    names = textwrap.fill("  ".join(f"--{field.name}" for field in fields(RunSettings)), 100, break_on_hyphens=False)
+    group = parser.add_argument_group("settings of the run that the log does not hold", names)
     for field in fields(RunSettings):
         choices = ("sequence", "token") if field.name == "kl_unit" else None
         names = (f"--{field.name}", *_ALIASES.get(field.name, ()))
-        group.add_argument(*names, dest=field.name, type=_TYPES[str(field.type)], choices=choices, metavar="X")
+        group.add_argument(
+            *names, dest=field.name, type=_TYPES[str(field.type)], choices=choices, help=argparse.SUPPRESS
+        )
     parser.set_defaults(run=run)
 
 

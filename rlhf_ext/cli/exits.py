@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
-def errors_as_messages(command: str, debug: bool = False) -> Iterator[None]:
+def errors_as_messages(command: str, debug: bool = False, keep_traceback: bool = False) -> Iterator[None]:
     """
     End the process with one message where the block raises.
 
@@ -33,10 +33,13 @@ def errors_as_messages(command: str, debug: bool = False) -> Iterator[None]:
             What the user called, such as `"rlhf-ext check"`.
         debug (`bool`, *optional*, defaults to `False`):
             Let the traceback through.
+        keep_traceback (`bool`, *optional*, defaults to `False`):
+            Write the traceback to a file where the error was not raised by this package on purpose: a long run should not
+            have to fail twice.
 
     Raises:
         SystemExit: With 2 for what the user gave (`OSError`, `ValueError`, `TypeError`, `ImportError`), 130 for Ctrl-C, 1
-            for anything else. Where the error was not raised by this package on purpose, its traceback is kept in a file.
+            for anything else.
     """
     try:
         yield
@@ -49,7 +52,10 @@ def errors_as_messages(command: str, debug: bool = False) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        _end(command, _message(error), WRONG_INPUT if isinstance(error, _INPUT_ERRORS) else FAILED)
+        message = f"error: {_message(error)}"
+        if keep_traceback and not _raised_on_purpose(error):
+            message += f"\n(traceback: {_kept(error)})"
+        _end(command, message, WRONG_INPUT if isinstance(error, _INPUT_ERRORS) else FAILED)
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -63,7 +69,7 @@ def run_program(main: Callable[[], None]) -> None:
             The program.
     """
     command = os.environ.get(COMMAND_VARIABLE) or Path(sys.argv[0]).name
-    with errors_as_messages(command, os.environ.get(DEBUG_VARIABLE) == "1"):
+    with errors_as_messages(command, os.environ.get(DEBUG_VARIABLE) == "1", keep_traceback=True):
         main()
 
 
@@ -98,17 +104,19 @@ def _end(command: str, message: str, status: int) -> None:
 
 def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"error: the package {error.name!r} is not installed here; `rlhf-ext env` lists what is"
+        return f"the package {error.name!r} is not installed here; `rlhf-ext env` lists what is"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"error: {error.strerror}: {str(error.filename)!r}"
+        return f"{error.strerror}: {str(error.filename)!r}"
     text = str(error).strip()
-    if not isinstance(error, _INPUT_ERRORS) or not text:
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if _raised_on_purpose(error):
-        return f"error: {text}"
+    if isinstance(error, _INPUT_ERRORS) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _kept(error: Exception) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="rlhf-ext-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write("".join(traceback.format_exception(error)))
-    return f"error: {text}\n(traceback: {file.name}; --debug prints it)"
+    return file.name
 
 
 def _raised_on_purpose(error: Exception) -> bool:

@@ -8,7 +8,16 @@ import pytest
 from transformers import TrainingArguments
 
 from rlhf_ext import PPOConfig, functional
-from rlhf_ext.migration import CLASSES, DEFAULTS, METHODS, METRICS, OLD_ARGUMENTS, OLD_NAMES, as_markdown, explain_old_names
+from rlhf_ext.migration import (
+    CLASSES,
+    DEFAULTS,
+    METHODS,
+    METRICS,
+    OLD_ARGUMENTS,
+    OLD_NAMES,
+    as_markdown,
+    explain_old_names,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 # Own fields of TRL's classes, read from the wheels of 0.11.4 and 1.12.0.

@@ -133,7 +133,7 @@ def test_the_command_prints_lines_and_reasons(tmp_path, capsys):
     status, printed, _ = run(capsys, script)
     assert status == 1
     assert "PPO of TRL 0.11 or earlier; 21 places to change." in printed
-    assert '   8 | model = AutoModelForCausalLMWithValueHead.from_pretrained(config.model_name)' in printed
+    assert "   8 | model = AutoModelForCausalLMWithValueHead.from_pretrained(config.model_name)" in printed
     assert "       mini_batch_size -> per_device_train_batch_size and gradient_accumulation_steps" in printed
     # The learning rate is given, the clip range is not.
     assert "epsilon is not set in the script: 0.2 in TRL, 0.1 here." in printed
