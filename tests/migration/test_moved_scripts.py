@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import transformers
 from safetensors.torch import load_file
 
 from rlhf_ext import PPOConfig
@@ -51,7 +50,8 @@ def test_the_moved_loop_trains_against_its_reward_function(tmp_path, monkeypatch
         given.extend(texts)
         return [[{"label": "NEGATIVE", "score": 0.0}, {"label": "POSITIVE", "score": float(len(t))}] for t in texts]
 
-    monkeypatch.setattr(transformers, "pipeline", lambda *_, **__: classifier)
+    # The module of that name has been replaced since it was first imported.
+    monkeypatch.setattr(sys.modules["transformers"], "pipeline", lambda *_, **__: classifier)
     smaller = {
         '"lvwerra/gpt2-imdb"': repr(tiny_policy_path),
         "per_device_train_batch_size=16": "per_device_train_batch_size=4",
