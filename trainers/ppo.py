@@ -1,5 +1,6 @@
 """Align a language model with PPO against a reward model.
 
+    rlhf-ext ppo --config recipe.yaml
     accelerate launch trainers/ppo.py --config recipe.yaml
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.

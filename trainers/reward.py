@@ -1,5 +1,6 @@
 """Train a reward model on preference pairs, and measure it on held-out ones.
 
+    rlhf-ext reward --config recipe.yaml
     accelerate launch trainers/reward.py --config recipe.yaml
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.

@@ -1,5 +1,6 @@
 """Supervised fine-tuning of a language model: the policy that RLHF starts from.
 
+    rlhf-ext sft --config recipe.yaml
     accelerate launch trainers/sft.py --config recipe.yaml
 
 The recipe holds settings of trl's ScriptArguments, SFTConfig, ModelConfig and DatasetMixtureConfig; each can be given

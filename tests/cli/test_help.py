@@ -79,7 +79,6 @@ def test_env_shows_the_users_launch_configuration(monkeypatch, tmp_path):
 
 
 def test_bash_completes_commands_settings_and_names(tmp_path):
-    pytest.importorskip("shtab")
     program = [sys.executable, "-m", "rlhf_ext.cli", "completions", "bash"]
     script = tmp_path / "rlhf-ext"
     script.write_text(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
