@@ -22,8 +22,12 @@ ALLOWED = {
     "planning": {"torch", "transformers", "peft"},
     # What is heavy only inside a command: see the tests of what is loaded.
     "cli": {
-        "torch",
+        "accelerate",
         "psutil",
+        "shtab",
+        "torch",
+        "yaml",
+        "rlhf_ext.configs",
         "rlhf_ext.version",
         "rlhf_ext.demo",
         "rlhf_ext.diagnostics",

@@ -1,7 +1,6 @@
 """`rlhf-ext completions`: a script with which a shell completes commands, options and names."""
 
 import argparse
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +27,7 @@ def add_command(commands: Any) -> None:
         "completions",
         help="a script that completes this command line in your shell",
         description=_DESCRIPTION,
-        epilog="Exit status: 0, or 2 if shtab is not installed.",
+        epilog="Exit status: 0, or 2 for a shell that is not one of these.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -44,10 +43,8 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
         arguments (`argparse.Namespace`):
             What the command knows.
     """
-    try:
-        shtab: Any = importlib.import_module("shtab")
-    except ModuleNotFoundError as error:
-        raise ImportError("completions are written by shtab, which is not installed: pip install shtab") from error
+    import shtab
+
     print(shtab.complete(complete_parser(shtab.FILE), shell=arguments.shell))
 
 

@@ -1,7 +1,6 @@
 """Starts a training program through accelerate's launcher."""
 
 import argparse
-import importlib
 import logging
 import os
 import signal
@@ -71,8 +70,9 @@ def launch(module: str, arguments: list[str], config: str | None, command: str, 
     Raises:
         SystemExit: If the program failed, with its exit status.
     """
-    accelerate: Any = importlib.import_module("accelerate.commands.launch")
-    parser = accelerate.launch_command_parser()
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    parser = launch_command_parser()
     # Its own error would speak of `accelerate launch` and print 60 lines of usage.
     parser.error = _refuse
     own, rest = split_arguments(arguments, parser)
@@ -80,12 +80,12 @@ def launch(module: str, arguments: list[str], config: str | None, command: str, 
     parsed = parser.parse_args([*given, *own, "--module", module, *rest])
     if not debug:
         # What was not given has the defaults that docs/cli.md names; what failed is said below, once.
-        logging.getLogger(accelerate.__name__).setLevel(logging.ERROR)
+        logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
         logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="rlhf-ext-") as folder, _environment(command, folder, debug):
-        status = _run(accelerate.launch_command, parsed)
-        if status:
-            print("\n".join(messages_of(Path(folder)) or _of_status(command, status)), file=sys.stderr)
+        status = _run(launch_command, parsed)
+        for line in messages_of(Path(folder)) or _of_status(command, status):
+            print(line, file=sys.stderr)
     if status:
         sys.exit(128 - status if status < 0 else status)
 
@@ -103,6 +103,8 @@ def _run(launch_command: Any, parsed: argparse.Namespace) -> int:
             return error.get_first_failure()[1].exitcode or FAILED
         except SignalException as error:
             return -error.sigval
+        except SystemExit as error:  # with the launcher's --quiet
+            return error.code if isinstance(error.code, int) else FAILED
     return 0
 
 

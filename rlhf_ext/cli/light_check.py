@@ -1,6 +1,5 @@
 """`rlhf-ext check` where TRL is not installed: the settings as the recipe has them, with the defaults of `PPOConfig`."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,8 @@ def _resolved(settings: dict[str, Any], num_gpus: int) -> dict[str, Any]:
 def _read(recipe: str | None) -> dict[str, Any]:
     if recipe is None:
         return {}
-    yaml: Any = import_module("yaml")
+    import yaml
+
     try:
         content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -119,7 +119,8 @@ def _read(recipe: str | None) -> dict[str, Any]:
 
 
 def _pairs(overrides: list[str]) -> dict[str, Any]:
-    yaml: Any = import_module("yaml") if overrides else None
+    import yaml
+
     found: dict[str, Any] = {}
     remaining = iter(overrides)
     for option in remaining:

@@ -1,6 +1,5 @@
 """The recipes and launch configurations that ship with the package, by short name."""
 
-from importlib import import_module
 from pathlib import Path
 
 _ALIASES = {"demo": "smollm2-135m-demo-ppo"}
@@ -61,5 +60,7 @@ def _names(kind: str) -> list[str]:
 
 
 def _folder(kind: str) -> Path:
+    from ..configs import __path__ as places
+
     # The package's files lie unpacked: programs and launchers take paths.
-    return Path(import_module("rlhf_ext.configs").__path__[0]) / kind
+    return Path(places[0]) / kind
