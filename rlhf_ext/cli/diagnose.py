@@ -43,8 +43,8 @@ def add_command(commands: Any) -> None:
         metavar="METRIC=KEY",
         help="key of the log for a metric, such as score_mean=reward; may be repeated",
     )
-    names = textwrap.fill("  ".join(f"--{field.name}" for field in fields(RunSettings)), 100, break_on_hyphens=False)
-    group = parser.add_argument_group("settings of the run that the log does not hold", names)
+    listed = textwrap.fill("  ".join(f"--{field.name}" for field in fields(RunSettings)), 100, break_on_hyphens=False)
+    group = parser.add_argument_group("settings of the run that the log does not hold", listed)
     for field in fields(RunSettings):
         choices = ("sequence", "token") if field.name == "kl_unit" else None
         names = (f"--{field.name}", *_ALIASES.get(field.name, ()))
