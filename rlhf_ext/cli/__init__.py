@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What a command does not know is a setting of the recipe, which the recipe's parser judges.
     known, settings = make_parser().parse_known_args(rest)
     known.debug = debug
-    with errors_as_messages(f"rlhf-ext {known.command}", debug):
+    # The demo alone runs long in this process; the training programs keep their tracebacks themselves.
+    with errors_as_messages(f"rlhf-ext {known.command}", debug, keep_traceback=known.command == "demo"):
         if settings and not known.takes_settings:
             raise ValueError(f"unknown option {settings[0]}; rlhf-ext {known.command} --help lists them.")
         known.run(known, settings)

@@ -1,7 +1,6 @@
 """`rlhf-ext demo`: a whole RLHF run on a real model, without the network."""
 
 import argparse
-import sys
 from typing import Any
 
 _DESCRIPTION = """\
@@ -38,4 +37,4 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
     """
     from ..demo.__main__ import run_or_continue
 
-    sys.exit(run_or_continue(arguments))
+    run_or_continue(arguments)
