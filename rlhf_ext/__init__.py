@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .cli.exits import run_program
     from .diagnostics import diagnose
     from .kl_control import KLMeasurement, auto_beta, make_kl_controller
+    from .migration import explain_old_names
     from .trainer.callbacks import DiagnosticsCallback
     from .trainer.data import load_data
     from .trainer.hub import PushError, push
     from .trainer.launch import check_saves_weights
     from .trainer.policy import merge_adapter
-    from .trainer.ppo_config import PPOConfig, explain_old_names
+    from .trainer.ppo_config import PPOConfig
     from .trainer.ppo_trainer import PPOTrainer
     from .trainer.recipe import RecipeParser
     from .trainer.reward_config import RewardConfig
@@ -34,11 +36,12 @@ _MODULE_OF = {
     "auto_beta": ".kl_control",
     "check_saves_weights": ".trainer.launch",
     "diagnose": ".diagnostics",
-    "explain_old_names": ".trainer.ppo_config",
+    "explain_old_names": ".migration",
     "load_data": ".trainer.data",
     "make_kl_controller": ".kl_control",
     "merge_adapter": ".trainer.policy",
     "push": ".trainer.hub",
+    "run_program": ".cli.exits",
 }
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "make_kl_controller",
     "merge_adapter",
     "push",
+    "run_program",
 ]
 
 

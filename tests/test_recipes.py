@@ -1,10 +1,6 @@
 """Every shipped recipe is read by the program that it names."""
 
 import importlib.util
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,23 +65,3 @@ def test_the_demos_recipe_has_the_settings_of_the_demo(tmp_path):
     mine, theirs = vars(args), vars(demo)
     assert {name for name in theirs if name not in own and mine[name] != theirs[name]} == set()
     assert (model_args.lora_r, model_args.lora_alpha, model_args.lora_target_modules) == (16, 32, "all-linear")
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_programs_and_configurations_and_no_stray_packages(tmp_path):
-    # From a copy, because setuptools packs whatever an earlier build left in the checkout's build folder; without build
-    # isolation, because that would download the setuptools that the dev extra has installed.
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("rlhf_ext", "trainers", "configs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(source)], check=True)
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"rlhf_ext/programs/ppo.py", "rlhf_ext/programs/reward.py", "rlhf_ext/programs/sft.py"} <= set(names)
-    shipped = [*RECIPES, *(ROOT / "configs").glob("accelerate/*.yaml"), *(ROOT / "configs").glob("deepspeed/*.json")]
-    assert {f"rlhf_ext/{path.relative_to(ROOT)}" for path in shipped} <= set(names)
-    assert "rlhf_ext/py.typed" in names
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rlhf_ext"}

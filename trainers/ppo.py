@@ -1,5 +1,6 @@
 """Align a language model with PPO against a reward model.
 
+    rlhf-ext ppo --config recipe.yaml
     accelerate launch trainers/ppo.py --config recipe.yaml
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
@@ -19,7 +20,16 @@ from dataclasses import dataclass, field
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from rlhf_ext import PPOConfig, PPOTrainer, RecipeParser, explain_old_names, load_data, merge_adapter, push
+from rlhf_ext import (
+    PPOConfig,
+    PPOTrainer,
+    RecipeParser,
+    explain_old_names,
+    load_data,
+    merge_adapter,
+    push,
+    run_program,
+)
 
 
 @dataclass
@@ -106,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

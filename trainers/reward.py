@@ -1,5 +1,6 @@
 """Train a reward model on preference pairs, and measure it on held-out ones.
 
+    rlhf-ext reward --config recipe.yaml
     accelerate launch trainers/reward.py --config recipe.yaml
 
 The recipe holds settings of the classes that `main` parses; each can be given on the command line too.
@@ -22,7 +23,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data, push
+from rlhf_ext import RecipeParser, RewardConfig, RewardTrainer, load_data, push, run_program
 
 
 @dataclass
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

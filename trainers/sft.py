@@ -1,5 +1,6 @@
 """Supervised fine-tuning of a language model: the policy that RLHF starts from.
 
+    rlhf-ext sft --config recipe.yaml
     accelerate launch trainers/sft.py --config recipe.yaml
 
 The recipe holds settings of trl's ScriptArguments, SFTConfig, ModelConfig and DatasetMixtureConfig; each can be given
@@ -20,7 +21,7 @@ from trl import (
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, check_saves_weights, load_data, push
+from rlhf_ext import RecipeParser, check_saves_weights, load_data, push, run_program
 
 
 def main() -> None:
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -3,9 +3,23 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from ..version import __version__
-from . import check, diagnose, plan
+from . import check, completions, demo, diagnose, env, migrate, plan, training
+from .exits import errors_as_messages
+
+_EPILOG = """\
+exit status:
+  0  done
+  1  a finding, or something failed while it ran
+  2  wrong input
+  130, 143  stopped by Ctrl-C or SIGTERM, after a checkpoint where `ppo` was training
+
+Errors are one message; --debug, with any command, prints the traceback. docs/cli.md has the whole.
+"""
+# Values of the setting `debug` of transformers, which is not this program's option.
+_DEBUG_SETTINGS = {"underflow_overflow", "tpu_metrics_debug"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,16 +30,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments (sequence of `str`, *optional*):
             Command and options; by default those of the process.
     """
-    parser = argparse.ArgumentParser(prog="rlhf-ext", description="RLHF with PPO for the Hugging Face stack.")
-    parser.add_argument("--version", action="version", version=f"rlhf-ext {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    check.add_command(commands)
-    diagnose.add_command(commands)
-    plan.add_command(commands)
-    # What `check` and `plan` do not know is a setting of the recipe, which the recipe's parser judges.
-    known, settings = parser.parse_known_args(arguments)
-    try:
+    debug, rest = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
+    # What a command does not know is a setting of the recipe, which the recipe's parser judges.
+    known, settings = make_parser().parse_known_args(rest)
+    known.debug = debug
+    # The demo alone runs long in this process; the training programs keep their tracebacks themselves.
+    with errors_as_messages(f"rlhf-ext {known.command}", debug, keep_traceback=known.command == "demo"):
+        if settings and not known.takes_settings:
+            raise ValueError(f"unknown option {settings[0]}; rlhf-ext {known.command} --help lists them.")
         known.run(known, settings)
-    except (OSError, ValueError, TypeError) as error:
-        print(f"rlhf-ext {known.command}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf-ext",
+        description="RLHF with PPO for the Hugging Face stack. `rlhf-ext COMMAND --help` says more.",
+        epilog=_EPILOG,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rlhf-ext {__version__}")
+    parser.set_defaults(takes_settings=False)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    training.add_commands(commands)
+    for module in (demo, plan, check, diagnose, migrate, env, completions):
+        module.add_command(commands)
+    return parser
+
+
+def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
+    """Whether `--debug` stands among the arguments, and the others."""
+    following = [*arguments[1:], ""]
+    own = [a == "--debug" and b not in _DEBUG_SETTINGS for a, b in zip(arguments, following, strict=True)]
+    return any(own), [a for a, is_own in zip(arguments, own, strict=True) if not is_own]

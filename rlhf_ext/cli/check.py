@@ -5,7 +5,10 @@ import json
 import sys
 import textwrap
 import warnings
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from .shipped import recipe_path
 
 if TYPE_CHECKING:
     from ..diagnostics import Finding
@@ -30,10 +33,10 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="RECIPE.yaml", help="recipe of trainers/ppo.py")
+    parser.add_argument("--config", metavar="RECIPE", help="recipe of PPO: a file, or a shipped one by name")
     parser.add_argument("--num_gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
     parser.add_argument("--json", action="store_true", help="print plain data")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, takes_settings=True)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -47,21 +50,31 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             Settings of the recipe on the command line.
     """
     from ..diagnostics import Severity
-    from ..programs.ppo import PPOScriptArguments
-    from ..trainer.recipe_check import preflight_of_recipe
 
     if not arguments.config and not overrides:
         raise ValueError("nothing to check: give a recipe with --config, or settings with their names.")
-    # Deprecated names of settings are the recipe's affair when it is run.
-    warnings.simplefilter("ignore", FutureWarning)
-    recipe = ["--config", arguments.config] if arguments.config else []
-    findings, notes = preflight_of_recipe(PPOScriptArguments, [*recipe, *overrides], arguments.num_gpus)
+    findings, notes = _preflight(arguments, overrides)
     if arguments.json:
         print(json.dumps({"findings": [finding.as_dict() for finding in findings], "notes": notes}, indent=2))
     else:
         print(_as_text(findings, notes))
     if any(finding.severity >= Severity.WARN for finding in findings):
         sys.exit(1)
+
+
+def _preflight(arguments: argparse.Namespace, overrides: list[str]) -> "tuple[list[Finding], list[str]]":
+    recipe = recipe_path(arguments.config) if arguments.config else None
+    if find_spec("trl") is None:
+        from .light_check import preflight_of_text
+
+        return preflight_of_text(recipe, overrides, arguments.num_gpus)
+    from ..programs.ppo import PPOScriptArguments
+    from ..trainer.recipe_check import preflight_of_recipe
+
+    # Deprecated names of settings are the recipe's affair when it is run.
+    warnings.simplefilter("ignore", FutureWarning)
+    options = ["--config", recipe] if recipe else []
+    return preflight_of_recipe(PPOScriptArguments, [*options, *overrides], arguments.num_gpus)
 
 
 def _as_text(findings: "list[Finding]", notes: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "diagnose",
         help="what went wrong in a finished run, why, and what to change",
+        usage="rlhf-ext diagnose PATH [--html FILE] [--fail-on warn|critical] [--SETTING VALUE ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,28 +43,27 @@ def add_command(commands: Any) -> None:
         metavar="METRIC=KEY",
         help="key of the log for a metric, such as score_mean=reward; may be repeated",
     )
-    group = parser.add_argument_group("settings of the run that the log does not hold")
+    listed = textwrap.fill("  ".join(f"--{field.name}" for field in fields(RunSettings)), 100, break_on_hyphens=False)
+    group = parser.add_argument_group("settings of the run that the log does not hold", listed)
     for field in fields(RunSettings):
         choices = ("sequence", "token") if field.name == "kl_unit" else None
         names = (f"--{field.name}", *_ALIASES.get(field.name, ()))
-        group.add_argument(*names, dest=field.name, type=_TYPES[str(field.type)], choices=choices, metavar="X")
+        group.add_argument(
+            *names, dest=field.name, type=_TYPES[str(field.type)], choices=choices, help=argparse.SUPPRESS
+        )
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, unknown: list[str]) -> None:
+def run(arguments: argparse.Namespace, _: list[str]) -> None:
     """
     Print the diagnosis of a run.
 
     Args:
         arguments (`argparse.Namespace`):
             What the command knows.
-        unknown (`list[str]`):
-            What it does not know, which is an error.
     """
     from ..diagnostics import RunSettings, Severity, diagnose
 
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]}; rlhf-ext diagnose --help lists them.")
     if arguments.kl_target is not None and arguments.kl_unit is None:
         raise ValueError("--target needs --unit sequence or --unit token.")
     settings = RunSettings(**{field.name: getattr(arguments, field.name) for field in fields(RunSettings)})

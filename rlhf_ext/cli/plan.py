@@ -5,12 +5,15 @@ import json
 import warnings
 from typing import Any
 
+from .shipped import recipe_path
+
 _DESCRIPTION = """\
 Print the memory that a PPO recipe takes per role (policy, reference, critic, reward model) and phase (generate, score,
 update), on each GPU, and which setting would lower the peak most. Only configs are read: no weights, no GPU.
 
 Every setting of the recipe can be overridden with --NAME VALUE, such as --per_device_train_batch_size 2.
 """
+_EPILOG = "Exit status: 0, or 2 if the recipe cannot be read."
 
 
 def add_command(commands: Any) -> None:
@@ -19,10 +22,11 @@ def add_command(commands: Any) -> None:
         "plan",
         help="memory of a PPO run, per role and phase, before anything is loaded",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="RECIPE.yaml", help="recipe of trainers/ppo.py")
+    parser.add_argument("--config", metavar="RECIPE", help="recipe of PPO: a file, or a shipped one by name")
     parser.add_argument("--num_gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
     parser.add_argument("--zero_stage", type=int, default=0, choices=range(4), help="stage of ZeRO (default: 0)")
     parser.add_argument("--offload", choices=("optimizer", "all"), help="what ZeRO keeps on the host")
@@ -33,7 +37,7 @@ def add_command(commands: Any) -> None:
         help="longest prompt; by default that of the recipe's dataset, if it is on this machine",
     )
     parser.add_argument("--json", action="store_true", help="print plain data, in bytes")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, takes_settings=True)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -54,7 +58,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     # Deprecated names of settings are the recipe's affair when it is run.
     warnings.simplefilter("ignore", FutureWarning)
-    recipe = ["--config", arguments.config] if arguments.config else []
+    recipe = ["--config", recipe_path(arguments.config)] if arguments.config else []
     settings, notes = read_plan_settings(
         PPOScriptArguments,
         [*recipe, *overrides],

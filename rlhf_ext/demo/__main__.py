@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cli.exits import INTERRUPTED, errors_as_messages
 from .settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -30,39 +31,45 @@ COLUMNS = (
 )
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Command line of the demo."""
-    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the demo."""
     parser.add_argument("--output", type=Path, default=Path("demo_run"), help="folder of the run (default: demo_run)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kl-placement", choices=("terminal", "token"), default="terminal")
     parser.add_argument("--rollouts", type=int, default=DemoSettings.num_rollouts, help="PPO rollouts (default: 25)")
     parser.add_argument("--fresh", action="store_true", help="delete the run in --output and start over")
-    return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run or continue the demo; returns the exit code."""
-    arguments = parse_arguments(argv)
+def main(argv: list[str] | None = None) -> None:
+    """Run or continue the demo."""
+    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    with errors_as_messages(parser.prog, keep_traceback=True):
+        run_or_continue(arguments)
+
+
+def run_or_continue(arguments: argparse.Namespace) -> None:
+    """
+    The same with parsed options.
+
+    Raises:
+        ValueError: For an output folder that cannot be used, or other settings than those it was begun with.
+        SystemExit: With 130 for Ctrl-C, after a word on how to go on.
+    """
     folder = arguments.output
     settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
     if settings.num_rollouts < 1:
-        print(f"error: --rollouts must be at least 1, got {settings.num_rollouts}", file=sys.stderr)
-        return 2
+        raise ValueError(f"--rollouts must be at least 1, got {settings.num_rollouts}")
     if folder.exists() and not folder.is_dir():
-        print(f"error: --output {folder} is a file; give a folder that is new or holds a run", file=sys.stderr)
-        return 2
+        raise ValueError(f"--output {folder} is a file; give a folder that is new or holds a run")
     if arguments.fresh and (folder / "settings.json").is_file():
         shutil.rmtree(folder)
     try:
         run(folder, settings)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"\nStopped. What is finished is kept in {folder}; the same command goes on from there.")
-        return 130
-    return 0
+        sys.exit(INTERRUPTED)
 
 
 def run(folder: Path, settings: DemoSettings) -> None:
@@ -161,4 +168,4 @@ def table_callback() -> "TrainerCallback":
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

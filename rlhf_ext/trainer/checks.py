@@ -13,6 +13,7 @@ from ..models.critic import VALUE_HEAD_FILE
 from ..models.roles import check_adapter
 from ..models.scoring import hub_arguments, tokenize_prompts
 from .ppo_config import PPOConfig
+from .prompt_formats import check_columns, check_content
 
 # Tokens a chat template may add around the messages; prompts shorter than the context by more are not tokenised.
 _TEMPLATE_MARGIN = 256
@@ -67,9 +68,7 @@ def check_dataset(dataset: Any, name: str) -> None:
             f"`{name}` has no column `prompt`; its columns are {sorted(first)}. "
             f"{_TOKEN_IDS if 'input_ids' in first else remedy}"
         )
-    images = {"image", "images"} & set(first)
-    if images:
-        raise ValueError(f"`{name}` has a column {sorted(images)}; PPOTrainer trains on text only. Remove the column.")
+    check_columns(first, name)
     check_prompts(dataset["prompt"] if isinstance(dataset, Dataset) else [first["prompt"]], name)
 
 
@@ -95,6 +94,8 @@ def check_prompts(prompts: Iterable[Any], name: str) -> None:
                 f"Row {i} of `{name}` holds {_shown(prompt)}, which is no prompt: a prompt is a text, or a list of "
                 "messages such as {'role': 'user', 'content': 'Hi'}."
             )
+        if isinstance(prompt, list):
+            check_content(prompt, f"Row {i} of `{name}`")
         if not _text(prompt).strip():
             raise ValueError(f"Row {i} of `{name}` has an empty prompt ({_shown(prompt)}). Remove such rows.")
         first_kind = first_kind or type(prompt)

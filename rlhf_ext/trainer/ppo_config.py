@@ -8,76 +8,9 @@ from trl import RLOOConfig
 
 from ..functional import KL_ESTIMATORS, PLACEMENTS
 from ..kl_control import CONTROLLER_KINDS
+from ..migration import explain_old_names
 from ..models.critic import CRITIC_KINDS
 from .secrets import TokenFree
-
-_GONE = "gone"
-OLD_NAMES = {
-    "accelerator_kwargs": "accelerator_config",
-    "adap_kl_ctrl": "kl_controller (with kl_target and kl_unit)",
-    "batch_size": "generation_batch_size",
-    "cliprange": "epsilon",
-    "cliprange_value": "value_clip_range",
-    "compare_steps": _GONE,
-    "dataset_num_proc": "gone: prompts are tokenised at each rollout",
-    "early_stopping": "gone: watch kl/update, and lower num_iterations or learning_rate where it grows",
-    "exp_name": "run_name",
-    "forward_batch_size": "per_device_train_batch_size",
-    "horizon": "kl_controller='ziegler'",
-    "init_kl_coef": "beta",
-    "kl_coef": "beta",
-    "kl_penalty": "kl_estimator",
-    "local_batch_size": "gone: it follows from generation_batch_size",
-    "local_mini_batch_size": "gone: it follows from per_device_train_batch_size",
-    "local_rollout_forward_batch_size": "per_device_train_batch_size",
-    "log_with": "report_to",
-    "micro_batch_size": "gone: it follows from per_device_train_batch_size",
-    "mini_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
-    "model_adapter_name": "gone: pass a PeftModel as `model`",
-    "model_name": "the `model` argument of PPOTrainer",
-    "num_mini_batches": "steps_per_generation / gradient_accumulation_steps",
-    "num_ppo_epochs": "num_iterations",
-    "num_sample_generations": "log_completions",
-    "num_total_batches": "gone: it follows from max_steps",
-    "optimize_cuda_cache": _GONE,
-    "optimize_device_cache": _GONE,
-    "ppo_epochs": "num_iterations",
-    "project_kwargs": _GONE,
-    "query_dataset": "the `train_dataset` argument of PPOTrainer",
-    "ratio_threshold": "gone: watch policy/ratio_max",
-    "ref_adapter_name": "gone: the base, or the initial adapter, is the reference",
-    "response_length": "max_completion_length",
-    "reward_model": "the `reward_funcs` argument of PPOTrainer",
-    "reward_model_path": "the `reward_funcs` argument of PPOTrainer",
-    "rollout_batch_size": "generation_batch_size",
-    "sft_model_path": "the `model` argument of PPOTrainer",
-    "steps": "max_steps",
-    "stop_token": "the model's generation_config.eos_token_id",
-    "stop_token_id": "the model's generation_config.eos_token_id",
-    "target": "kl_target (with kl_unit)",
-    "target_kl": "gone (it ended the epochs by kl/update; kl_target is the distance from the reference)",
-    "task_name": "run_name",
-    "total_episodes": "max_steps or num_train_epochs",
-    "tracker_kwargs": _GONE,
-    "tracker_project_name": "project",
-    "use_score_norm": "normalize_scores",
-    "use_score_scaling": "normalize_scores",
-    "whiten_rewards": "gone: normalize_scores centres the scores, normalize_advantages the advantages",
-    "world_size": "gone: the launcher sets it",
-}
-"""Setting of TRL's PPOConfig (0.x to 1.12) -> where it is now."""
-
-OLD_ARGUMENTS = {
-    "config": "args",
-    "data_collator": "gone: the prompts are texts or conversations, not token ids",
-    "dataset": "train_dataset",
-    "policy": "model",
-    "ref_policy": "ref_model",
-    "reward_model": "reward_funcs",
-    "tokenizer": "processing_class",
-    "value_model": "critic_model, with critic='model' in PPOConfig",
-}
-"""Argument of TRL's PPOTrainer (0.x to 1.12) -> where it is now."""
 
 _SAMPLING_DEFAULTS = {
     "top_k": 0,
@@ -103,13 +36,6 @@ _GENERATION_SETTINGS = {
 }
 # Generation arguments that change how tokens are computed or when sampling ends, never the distribution.
 HARMLESS_GENERATION_KWARGS = {"cache_implementation", "use_cache", "stop_strings", "max_time", "compile_config"}
-
-
-def explain_old_names(names: list[str], places: dict[str, str] = OLD_NAMES) -> str | None:
-    """A sentence on each name of TRL's old PPO among `names`, or `None` if there is none."""
-    known = {name: places[name] for name in names if name in places}
-    lines = [f"`{name}` is {'' if new.startswith(_GONE) else 'now '}{new}" for name, new in known.items()]
-    return "Names of TRL's old PPO: " + "; ".join(lines) + "." if lines else None
 
 
 @dataclass(repr=False)

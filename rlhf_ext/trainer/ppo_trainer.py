@@ -27,6 +27,7 @@ from ..functional import (
     value_loss,
 )
 from ..kl_control import KLController
+from ..migration import OLD_ARGUMENTS, explain_old_names
 from ..rollout import Rollout, Sequences
 from .checkpoint import check_beginning, checkpoint_to_resume
 from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
@@ -35,7 +36,7 @@ from .control import new_controller
 from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
 from .policy import copy_of_shared, load_adapter_policy, policy_source
-from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
+from .ppo_config import PPOConfig
 from .preflight import warn_of_settings
 from .probe import Probe, check_probe, wants_probe
 from .progress import show_rollouts

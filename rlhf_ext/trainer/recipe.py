@@ -1,14 +1,17 @@
 """Reads the recipe and the command line of a training program."""
 
 import difflib
+import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from trl import ModelConfig, TrlParser
+
+from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -39,6 +42,7 @@ class RecipeParser(TrlParser):
     ):
         super().__init__(
             dataclass_types,
+            prog=os.environ.get(COMMAND_VARIABLE),
             usage="%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]",
             description=description,
             formatter_class=_HelpFormatter,
@@ -85,6 +89,12 @@ class RecipeParser(TrlParser):
         if unknown:
             self.error(f"not a setting: {' '.join(unknown)}. A recipe is given with --config, a value with its --name")
         return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """End with one sentence, which of several processes the first one says."""
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{self.prog}: error: {message}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
 
     def _check_recipe(self, following: list[str]) -> None:
         if not following:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, get_peft_config
 
+from ..migration import explain_old_names
 from ..models.reward_adapter import is_adapter_of
 from ..models.scoring import tokenize_prompts
 from ..planning.architecture import Architecture
@@ -18,7 +19,7 @@ from ..planning.settings import PlanSettings, RewardModel
 from .checks import load_tokenizer
 from .data import load_data
 from .policy import PolicySource, policy_source
-from .ppo_config import PPOConfig, explain_old_names
+from .ppo_config import PPOConfig
 from .recipe import RecipeParser
 
 _OPTIMIZERS = {

@@ -114,7 +114,8 @@ def test_another_runs_folder_is_refused(tmp_path, capsys):
     stages.open_run(tmp_path / "run", SMALL)
     with pytest.raises(ValueError, match=r"'seed': \(0, 3\)"):
         stages.open_run(tmp_path / "run", replace(SMALL, seed=3))
-    assert demo.main(["--output", str(tmp_path / "run"), "--seed", "3"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--output", str(tmp_path / "run"), "--seed", "3"])
     assert "--fresh" in capsys.readouterr().err
 
 
@@ -124,7 +125,8 @@ def test_another_runs_folder_is_refused(tmp_path, capsys):
 )
 def test_arguments_that_cannot_work_are_refused_at_once(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert demo.main(arguments) == 2
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(arguments)
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -134,7 +136,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run", interrupt)
-    assert demo.main(["--output", str(tmp_path / "run")]) == 130
+    with pytest.raises(SystemExit, match="130"):
+        demo.main(["--output", str(tmp_path / "run")])
     assert "goes on from there" in capsys.readouterr().out
 
 

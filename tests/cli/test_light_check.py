@@ -1,0 +1,94 @@
+"""`rlhf-ext check` without TRL finds what it finds with it."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+import yaml
+from rlhf_ext.programs.ppo import PPOScriptArguments
+from trl import ModelConfig
+
+from rlhf_ext import PPOConfig, RecipeParser
+from rlhf_ext.cli import main
+from rlhf_ext.cli.light_check import DEFAULTS, preflight_of_text
+from rlhf_ext.trainer.recipe_check import preflight_of_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*-ppo.yaml"))
+BASE = {
+    "output_dir": "out", "use_cpu": True, "bf16": False, "per_device_train_batch_size": 8, "steps_per_generation": 8,
+    "max_steps": 3200, "max_completion_length": 64, "kl_target": 6.0, "kl_unit": "sequence", "missing_eos_penalty": 1.0,
+}  # fmt: skip
+CHANGES = [
+    {},
+    {"kl_target": 60.0},
+    {"kl_target": 1.0, "kl_unit": "token"},
+    {"beta": 0.0, "kl_target": None, "kl_unit": None},
+    {"kl_controller": "ziegler"},
+    {"top_k": 50, "allow_mismatched_sampling": True},
+    {"generation_kwargs": {"top_k": 7}, "allow_mismatched_sampling": True},
+    {"dtype": "float16"},
+    {"max_grad_norm": 0.0},
+    {"critic_learning_rate": 1e-3},
+    {"num_iterations": 16, "max_steps": 12800},
+    {"critic_warmup_rollouts": 60},
+    {"per_device_train_batch_size": 1},
+    {"missing_eos_penalty": None},
+    {"steps_per_generation": None, "generation_batch_size": 64},
+    {"steps_per_generation": None, "gradient_accumulation_steps": 4, "max_steps": 80},
+]
+
+
+def titles(findings):
+    return [(finding.title, finding.severity, finding.summary) for finding in findings]
+
+
+def test_the_defaults_are_those_of_the_settings_class():
+    here = {field.name: field.default for field in fields(PPOConfig) if field.default is not MISSING}
+    parsed = RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig)).parse_args_and_config(["--use_cpu", "true"])[1]
+    for name, default in DEFAULTS.items():
+        # bf16 is on where nothing is said, which the class decides when it is made.
+        assert default == (parsed.bf16 if name == "bf16" else here[name]), name
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("num_gpus", [1, 4])
+def test_it_finds_what_the_whole_check_finds(change, num_gpus, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(BASE | change))
+    expected, _ = preflight_of_recipe(PPOScriptArguments, ["--config", str(recipe)], num_gpus)
+    found, _ = preflight_of_text(str(recipe), [], num_gpus)
+    assert titles(found) == titles(expected)
+
+
+def test_the_changes_are_found_at_all(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(BASE))
+    assert titles(preflight_of_text(str(recipe), [], 1)[0]) == []
+    assert "kl-target-far" in preflight_of_text(str(recipe), ["--kl_target=60"], 1)[0][0].title
+    assert "kl-target-near" in preflight_of_text(str(recipe), ["--kl_target", "0.1"], 1)[0][0].title
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_command_takes_it_where_trl_is_missing(path, monkeypatch, capsys):
+    monkeypatch.setattr("rlhf_ext.cli.check.find_spec", lambda name: None)
+    main(["check", "--config", path.stem])
+    printed = capsys.readouterr().out
+    assert "WARN" not in printed and "Note: trl is not installed here" in printed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "message"),
+    [
+        ("- a", [], "must contain a YAML mapping"),
+        ("a: [1", [], "is not YAML"),
+        ("kl_coef: 1", [], "`kl_coef` is now beta"),
+        ("kl_target: 1", [], "kl_target=1 needs kl_unit="),
+        ("a: 1", ["--kl_target"], "--kl_target needs a value"),
+        ("a: 1", ["recipe.yaml"], "not a setting: recipe.yaml"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(recipe, arguments, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        preflight_of_text(str(path), arguments, 1)
