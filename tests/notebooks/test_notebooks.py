@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def run(path, folder, monkeypatch, **parameters):
     assert not unknown
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    # Of `!rlhf-ext`, which is installed beside this interpreter.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
