@@ -116,12 +116,16 @@ def modes() -> list[str]:
     return [detector.mode for detector in Diagnostics().detectors]
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def table(mode: str) -> str:
     """The causes of a mode: one row each."""
     lines = ["| cause | why | confirm it | change |", "|---|---|---|---|"]
     for cause in causes_of(mode):
         confirm = CONFIRM.get(f"{mode}.{cause.name}") or CONFIRM[cause.name]
-        why, remedy = (_CODE.sub(r"`\1`", text).replace("|", "\\|").removesuffix(".") for text in (cause.why, cause.remedy))
+        why, remedy = (_cell(_CODE.sub(r"`\1`", text)).removesuffix(".") for text in (cause.why, cause.remedy))
         lines.append(f"| `{cause.name}` | {why} | {confirm} | {remedy} |")
     return "\n".join(lines)
 
@@ -131,7 +135,7 @@ def metric_table() -> str:
     lines = ["| here | in the log of `PPOTrainer` | unit | meaning |", "|---|---|---|---|"]
     for name, metric in METRICS.items():
         logged = ", ".join(f"`{key}`" for key in OURS.keys.get(name, ()))
-        lines.append(f"| `{name}` | {logged} | {metric.unit} | {metric.meaning} |")
+        lines.append(f"| `{name}` | {logged} | {metric.unit} | {_cell(metric.meaning)} |")
     return "\n".join(lines)
 
 

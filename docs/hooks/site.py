@@ -1,12 +1,15 @@
-"""Equations: a fence called `math`, which GitHub renders too, becomes MathML, so that a page loads no script for it."""
+"""
+Equations become MathML when the site is built, so that a page loads no script for them: `$inline$`, and a fence called
+`math`. GitHub renders both too.
+"""
 
+import re
+from html import unescape
 from typing import Any
 
 from latex2mathml.converter import convert
 
-
-def _equation(source: str, *_: Any, **__: Any) -> str:
-    return f'<div class="math">{convert(source, display="block")}</div>'
+_INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>')
 
 
 def on_config(config: Any) -> Any:
@@ -14,3 +17,12 @@ def on_config(config: Any) -> Any:
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "math", "format": _equation})
     return config
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Render what `pymdownx.arithmatex` has marked."""
+    return _INLINE.sub(lambda found: convert(unescape(found[1])), html)
+
+
+def _equation(source: str, *_: Any, **__: Any) -> str:
+    return f'<div class="math">{convert(source, display="block")}</div>'
