@@ -32,11 +32,12 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Strict: a link to nothing, or a page that the nav lacks, is an error. The notice is about another tool.
+# Strict: a link to nothing, or a page that the nav lacks, is an error (with --quiet it would not be). The notice that is
+# switched off is about another tool.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 docs: $(VENV)/.docs
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 docs-serve: $(VENV)/.docs
 	$(MKDOCS) serve
