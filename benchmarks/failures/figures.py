@@ -45,7 +45,7 @@ FIGURES = {
     "X7": Figure("critic-cold", ("explained_var", "value_loss")),
     "X9": Figure("critic-cold", ("len_mean", "score_mean")),
     "X10": Figure("bug-eos", ("trunc_rate", "len_mean")),
-    "X11": Figure("drift-stuck", ("rep4", "score_mean")),
+    "X11": Figure("hack-wordy-model", ("rep4", "len_mean")),
     "X12": Figure("critic-scale", ("score_std", "value_loss")),
     "X13": Figure("drift-stuck", ("score_std", "kl_ref_seq")),
     "X14": Figure("drift-stuck", ("score_std", "adv_std", "grad_norm")),
