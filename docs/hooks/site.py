@@ -1,6 +1,6 @@
 """
-Equations become MathML when the site is built, so that a page loads no script for them: `$inline$`, and a fence called
-`math`. GitHub renders both too.
+Equations become MathML when the site is built, so that a page loads no script for them: `$inline$`, `$$block$$`, and a
+fence called `math`. GitHub renders both too.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>')
+_BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
 
 
 def on_config(config: Any) -> Any:
@@ -21,6 +22,7 @@ def on_config(config: Any) -> Any:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Render what `pymdownx.arithmatex` has marked."""
+    html = _BLOCK.sub(lambda found: _equation(unescape(found[1])), html)
     return _INLINE.sub(lambda found: convert(unescape(found[1])), html)
 
 

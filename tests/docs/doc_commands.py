@@ -26,10 +26,10 @@ PARSED_ONLY = {
     "pytest": "would run tests within a test",
 }
 # What a page calls a file of the reader's, and what stands there in the tests.
-PLACES = {"OUTPUT_FOLDER": "outputs/my-run", "RECIPE.yaml": "recipe.yaml"}
+PLACES = {"OUTPUT_FOLDER": "outputs/my-run", "RECIPE.yaml": "recipe.yaml", "my_ppo.py": "script.py"}
 # With these no model is fetched; the settings are still those of the recipe.
 OFFLINE = ["--use_cpu", "true", "--bf16", "false"]
-FOREIGN = {"git", "cd", "export", "ls", "source"}
+FOREIGN = {"git", "cd", "export", "hf", "ls", "source"}
 
 
 class Read(Exception):

@@ -51,6 +51,7 @@ class Context:
             "MODEL": policy,
             "REWARD": reward,
             "Qwen/Qwen2.5-0.5B-Instruct": policy,
+            "Qwen/Qwen2.5-0.5B": policy,
             "meta-llama/Llama-3.1-8B-Instruct": policy,
             "my-reward-model": reward,
             "my-reward-adapter": reward_adapter,
@@ -80,6 +81,20 @@ class Context:
         return Dataset.from_dict({"prompt": ["Write a haiku about rain.", "Name a colour."] * 8})
 
     make_held_out_prompts = make_prompts
+
+    def make_pairs(self) -> Any:
+        """Preference pairs."""
+        from datasets import Dataset
+
+        return Dataset.from_dict(
+            {
+                "prompt": ["Name a colour."] * 8,
+                "chosen": [f"It is red {i}." for i in range(8)],
+                "rejected": [f"No {i}." for i in range(8)],
+            }
+        )
+
+    make_held_out = make_pairs
 
     def make_my_judge(self) -> Any:
         """A quality function."""

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-LANGUAGES = {"python", "bash", "yaml", "json", "math", ""}
+LANGUAGES = {"python", "bash", "yaml", "json", "math", "text", ""}
 """Of fences; one of another name, such as `sh`, would escape the tests."""
 PROGRAMS = {"rlhf-ext", "python", "accelerate", "torchrun", "make", "pip", "pytest", "mkdocs"}
 """What a command in a text, or in an indented block, begins with."""

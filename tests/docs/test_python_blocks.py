@@ -1,13 +1,16 @@
 """The Python of the README and of every page runs as it is printed, page by page, on tiny models."""
 
 import ast
+import importlib
 
 import pytest
 from doc_context import Context, make_log_files
 from doc_pages import LANGUAGES, PAGES, ROOT, blocks
 
-# Of these pages every import and name is checked, and nothing runs.
-PARSED_ONLY: dict[str, str] = {}
+# Of these pages only the imports are looked at here.
+READ_ONLY = {
+    "docs/migration.md": "each block is a script with a command line, run by tests/migration/test_moved_scripts.py",
+}
 
 
 def python_of(page):
@@ -22,7 +25,17 @@ def test_python_of_a_page_runs(
     make_log_files(tmp_path)
     context = Context(tiny_policy_path, tiny_reward_path, tiny_reward_adapter_path)
     for block in python_of(page):
-        context.run(block.text, f"{page.relative_to(ROOT)}:{block.line}")
+        if str(page.relative_to(ROOT)) in READ_ONLY:
+            check_imports(block.text)
+        else:
+            context.run(block.text, f"{page.relative_to(ROOT)}:{block.line}")
+
+
+def check_imports(text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def test_the_ten_lines_of_the_readme_train(tmp_path, monkeypatch, tiny_policy_path, tiny_reward_path):
