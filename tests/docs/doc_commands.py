@@ -32,8 +32,8 @@ OFFLINE = ["--use_cpu", "true", "--bf16", "false"]
 FOREIGN = {"git", "cd", "export", "hf", "ls", "source"}
 
 
-class Read(Exception):
-    """The parser accepted the command line; the program has not begun."""
+class Read(BaseException):
+    """The parser accepted the command line; the program has not begun. No handler of errors may take it."""
 
 
 class Shell:
