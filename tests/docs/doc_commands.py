@@ -151,15 +151,16 @@ def _run_until_read(name: str, arguments: list[str], is_module: bool) -> None:
     """Run a program up to the point where its parser has accepted the command line."""
     from rlhf_ext import RecipeParser
 
-    kept = [(owner, method, getattr(owner, method)) for owner, method in _READERS(RecipeParser)]
+    kept = [(owner, method, getattr(owner, method)) for owner, method in _readers(RecipeParser)]
     argv = sys.argv
     try:
         for owner, method, original in kept:
             setattr(owner, method, _then_stop(original))
         sys.argv = [name, *arguments]
-        runpy.run_module(name, run_name="__main__", alter_sys=True) if is_module else runpy.run_path(
-            name, None, "__main__"
-        )
+        if is_module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
     except Read:
         return
     except SystemExit as end:
@@ -172,7 +173,7 @@ def _run_until_read(name: str, arguments: list[str], is_module: bool) -> None:
     raise AssertionError(f"{name} ran to its end: it reads no command line")
 
 
-def _READERS(recipe_parser):
+def _readers(recipe_parser):
     return (argparse.ArgumentParser, "parse_args"), (recipe_parser, "parse_args_and_config")
 
 
