@@ -25,8 +25,13 @@ PARSED_ONLY = {
     "pip": "installs",
     "pytest": "would run tests within a test",
 }
-# What a page calls a file of the reader's, and what stands there in the tests.
-PLACES = {"OUTPUT_FOLDER": "outputs/my-run", "RECIPE.yaml": "recipe.yaml", "my_ppo.py": "script.py"}
+# What a page calls a file or a choice of the reader's, and what stands there in the tests.
+PLACES = {
+    "COMMAND": "ppo",
+    "OUTPUT_FOLDER": "outputs/my-run",
+    "RECIPE.yaml": "recipe.yaml",
+    "my_ppo.py": "script.py",
+}
 # With these no model is fetched; the settings are still those of the recipe.
 OFFLINE = ["--use_cpu", "true", "--bf16", "false"]
 FOREIGN = {"git", "cd", "export", "hf", "ls", "source"}
@@ -127,11 +132,14 @@ class Shell:
         parser = argparse.ArgumentParser()
         parser.add_argument("-k", dest="word", default="")
         parser.add_argument("-s", action="store_true")
-        parser.add_argument("path", type=Path)
+        parser.add_argument("paths", type=Path, nargs="+")
         asked = parser.parse_args(arguments)
-        files = [asked.path] if asked.path.is_file() else list(asked.path.rglob("test_*.py"))
-        names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))]
-        assert any(asked.word in name for name in names), f"no test of {asked.path} is called {asked.word}"
+        for path in asked.paths:
+            files = [path] if path.is_file() else list(path.rglob("test_*.py"))
+            names = [
+                name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))
+            ]
+            assert any(asked.word in name for name in names), f"no test of {path} is called {asked.word}"
 
     @contextmanager
     def _launches_nothing(self):
