@@ -2,6 +2,7 @@
 
 import argparse
 import configparser
+import importlib
 import re
 import runpy
 import subprocess
@@ -98,7 +99,9 @@ class Shell:
     def check_accelerate(self, arguments: list[str]) -> None:
         from accelerate.commands.launch import launch_command_parser
 
-        assert arguments[0] == "launch"
+        if arguments[0] != "launch":
+            importlib.import_module(f"accelerate.commands.{arguments[0]}")
+            return
         _read_program(launch_command_parser().parse_args(arguments[1:]))
 
     def check_torchrun(self, arguments: list[str]) -> None:

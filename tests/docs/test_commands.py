@@ -59,6 +59,7 @@ def test_what_is_only_parsed_is_all_needed():
         "rlhf-ext check --no_such_setting 1 --config recipe.yaml",
         "rlhf-ext diagnose outputs/my-run --no-such-option",
         "rlhf-ext nothing",
+        "accelerate nothing --help",
         "accelerate launch trainers/nothing.py --config recipe.yaml",
         "accelerate launch --config_file configs/accelerate/nothing.yaml trainers/ppo.py --config recipe.yaml",
         "accelerate launch trainers/ppo.py --config recipe.yaml --no_such_setting 1",
