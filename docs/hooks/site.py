@@ -1,14 +1,17 @@
 """
+Links to files of the project that are not pages lead somewhere on a forge and nowhere on the site: there they are plain text.
 Equations become MathML when the site is built, so that a page loads no script for them: `$inline$`, `$$block$$`, and a
 fence called `math`. GitHub renders both too.
 """
 
+import posixpath
 import re
 from html import unescape
 from typing import Any
 
 from latex2mathml.converter import convert
 
+_LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)\s]+)\)")
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>')
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
 
@@ -18,6 +21,16 @@ def on_config(config: Any) -> Any:
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "math", "format": _equation})
     return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Take links out of `docs` away."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def inside(found: re.Match[str]) -> str:
+        return found[1] if posixpath.normpath(posixpath.join(folder, found[2])).startswith("..") else found[0]
+
+    return _LINK.sub(inside, markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
