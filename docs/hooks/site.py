@@ -1,5 +1,6 @@
 """
-Links to files of the project that are not pages lead somewhere on a forge and nowhere on the site: there they are plain text.
+Links to files of the project that are no pages lead somewhere on a forge and nowhere on the site: there they are text.
+
 Equations become MathML when the site is built, so that a page loads no script for them: `$inline$`, `$$block$$`, and a
 fence called `math`. GitHub renders both too.
 """
