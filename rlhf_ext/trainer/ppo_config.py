@@ -173,9 +173,8 @@ class PPOConfig(RLOOConfig):
             Allow sampler settings that make the sampled distribution differ from the scored one.
         diagnostics (`str`, *optional*, defaults to `"advise"`):
             `"advise"` names failures, their causes and cures while training (see [`DiagnosticsCallback`]); `"act"` also
-            moves the weight of the KL penalty, the learning rates and the length of an update, leaves out steps that are
-            not finite, and stops a run whose output is being destroyed, all within bounds and written to
-            `diagnostics.jsonl`; `"off"` does nothing.
+            moves the weight of the KL penalty, the learning rates and the length of an update, and stops a run whose
+            output is being destroyed, all within bounds and written to `diagnostics.jsonl`; `"off"` does nothing.
         probe_every (`int`, *optional*):
             Rollouts between two probes, in which answers to a fixed part of `eval_dataset` are judged by `quality_fn` and
             looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers (or those to one prompt

@@ -107,8 +107,8 @@ class PPOTrainer(ResumableTrainer):
 
     Raises:
         TypeError, ValueError: For settings, data or tokenizers that cannot work, before a model is loaded.
-        RuntimeError: During training, when the first pass over a rollout does not give a ratio of 1, or the loss is not
-            finite.
+        RuntimeError: During training, when the first pass over a rollout does not give a ratio of 1, or loss or gradient
+            were not finite in a third optimizer step (none of which reached the weights).
     """
 
     loss_is_scaled_for_ga = True

@@ -36,7 +36,8 @@ from .checkpoint import (
 )
 from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
-from .levers import STEPS_TO_SPARE, Levers
+from .levers import Levers
+from .nonfinite import StopOnceSaved
 from .role_trainer import RoleTrainer
 
 
@@ -74,6 +75,7 @@ class ResumableTrainer(RoleTrainer):
         self._sigterm = SaveOnSigterm(self.accelerator)
         self.add_callback(_RestoreAtBegin(self))
         self.add_callback(self._sigterm)
+        self.add_callback(StopOnceSaved(self))
 
     def _num_rollouts(self) -> int:
         return max(1, self.state.max_steps // self.args.updates_per_rollout)
@@ -202,9 +204,6 @@ class ResumableTrainer(RoleTrainer):
             pending.clear()
         self._init_measurements()
         self.update_kl_limit, self.ends_with_best = math.inf, False
-        # DeepSpeed makes its step within the backward pass.
-        can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
-        self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:
             self._restore_run_state(self._checkpoint)
