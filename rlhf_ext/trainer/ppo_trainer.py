@@ -34,6 +34,7 @@ from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
 from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
+from .out_of_memory import in_phase
 from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
 from .preflight import warn_of_settings
@@ -260,6 +261,7 @@ class PPOTrainer(ResumableTrainer):
         has_eos = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids], device=device)
         return Samples(prompts, completions, completion_ids, sequences, has_eos)
 
+    @in_phase("score")
     def _score(self, inputs: list[dict[str, Any]], samples: Samples) -> tuple[Tensor, Tensor]:
         """
         Raw and final scores `(B,)` of this rank's sequences; NaN where every reward function abstained.

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from ..diagnostics.diversity import text_metrics
-from .callbacks import plain_text
+from .callbacks import answer_text, plain_text
 from .ppo_config import PPOConfig
 from .reward_functions import ScoreCheck
 
@@ -103,8 +103,8 @@ class Probe:
             values = self._judged(prompts, completions, completion_ids)
         sums = torch.tensor([sum(values), len(values), sum(map(len, completion_ids))], dtype=torch.float32)
         total, count, tokens = trainer._reduce(sums.to(trainer.accelerator.device)).tolist()
-        texts = [gather_object([plain_text(x) for x in column]) for column in (prompts, completions)]
-        found = text_metrics(*texts)
+        texts = [list(map(plain_text, prompts)), list(map(answer_text, completions))]
+        found = text_metrics(*map(gather_object, texts))
         return {
             **({"probe/quality": total / count} if count else {}),
             "probe/duplicate_fraction": found["dup_frac"],

@@ -38,6 +38,7 @@ from .control import restored_controller, save_controller
 from .interruption import SaveOnSigterm
 from .levers import Levers
 from .nonfinite import StopOnceSaved
+from .out_of_memory import in_phase
 from .role_trainer import RoleTrainer
 
 
@@ -80,6 +81,7 @@ class ResumableTrainer(RoleTrainer):
     def _num_rollouts(self) -> int:
         return max(1, self.state.max_steps // self.args.updates_per_rollout)
 
+    @in_phase("update")
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> TrainOutput:

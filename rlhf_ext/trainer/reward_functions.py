@@ -24,6 +24,7 @@ from ..models.scoring import (
 from .checks import load_tokenizer
 from .policy import PolicySource
 from .ppo_config import PPOConfig
+from .reward_errors import await_or_explain, call_or_explain
 
 RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]
 
@@ -153,8 +154,9 @@ def _reward_model(
 
 class ScoreCheck:
     """
-    Looks at what reward functions return, for as long as one rollout is scored, and counts what is not a number: TRL takes
-    NaN for `None`, by which a function abstains, while it is mostly an error in the function.
+    Looks at what reward functions return, for as long as one rollout is scored: names the sample where one raises, and
+    counts what is not a number. TRL takes NaN for `None`, by which a function abstains, while it is mostly an error in the
+    function.
 
     Attributes:
         nan_count (`int`): NaN so far.
@@ -170,12 +172,12 @@ class ScoreCheck:
         if is_async_callable(function):
 
             async def awaited(**inputs: Any) -> Any:
-                return self._checked(await function(**inputs), name)
+                return self._checked(await await_or_explain(function, name, inputs), name)
 
             return awaited
 
         def called(**inputs: Any) -> Any:
-            return self._checked(function(**inputs), name)
+            return self._checked(call_or_explain(function, name, inputs), name)
 
         return called
 

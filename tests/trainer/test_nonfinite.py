@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_act import Watch, ledger, run, spread
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.trainer.callbacks import JOURNAL_FILE
-from test_act import Watch, ledger, run, spread
 
 
 def broken_loss(monkeypatch, steps):
