@@ -9,6 +9,7 @@ from trl import RLOOConfig
 from ..functional import KL_ESTIMATORS, PLACEMENTS
 from ..kl_control import CONTROLLER_KINDS
 from ..models.critic import CRITIC_KINDS
+from .setting_values import check_numbers
 
 _GONE = "gone"
 OLD_NAMES = {
@@ -86,7 +87,12 @@ _SAMPLING_DEFAULTS = {
     "vllm_structured_outputs_regex": None,
 }
 DIAGNOSTICS = ("off", "advise", "act")
-_NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
+_NOT_NEGATIVE = (
+    "vf_coef", "entropy_coef", "missing_eos_penalty", "learning_rate", "critic_learning_rate", "critic_warmup_rollouts"
+)  # fmt: skip
+_COUNTS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "probe_every", "probe_size"
+)  # fmt: skip
 _FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
 _UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
     "enable_jit_checkpoint": (False, "it always saves a checkpoint on SIGTERM"),
@@ -265,6 +271,7 @@ class PPOConfig(RLOOConfig):
         # The command line gives every value as text.
         resume: Any = self.resume_from_checkpoint  # type: ignore[has-type]
         self.resume_from_checkpoint = {"true": True, "false": False}.get(str(resume).lower(), resume)
+        check_numbers(self, _NOT_NEGATIVE, _COUNTS)
         self._resolve_kl_settings()
         self._check_values()
         self._check_unused_settings()
@@ -339,9 +346,6 @@ class PPOConfig(RLOOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise ValueError(f"{name} must be a number and not negative, got {getattr(self, name)}.")
         for name in ("value_clip_range", "score_clip"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive or None, got {getattr(self, name)}.")
@@ -349,9 +353,6 @@ class PPOConfig(RLOOConfig):
             raise ValueError(
                 f"max_completion_length must be at least 1 token, got {self.max_completion_length}: PPO needs an end."
             )
-        for name in ("num_iterations", "probe_every", "probe_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         self._check_choices()
 
     def _check_choices(self) -> None:

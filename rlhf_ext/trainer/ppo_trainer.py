@@ -29,7 +29,7 @@ from ..functional import (
 from ..kl_control import KLController
 from ..rollout import Rollout, Sequences
 from .checkpoint import check_beginning, checkpoint_to_resume
-from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
+from .checks import check_arguments, check_inputs, check_models, check_prompts, check_roles, repository_arguments
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
 from .launch import check_optimizer_has_critic, check_saves_weights
@@ -38,10 +38,11 @@ from .out_of_memory import in_phase
 from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import OLD_ARGUMENTS, PPOConfig, explain_old_names
 from .preflight import warn_of_settings
-from .probe import Probe, check_probe, wants_probe
+from .probe import Probe, check_probe, held_out, wants_probe
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
+from .surroundings import check_surroundings
 
 logger = get_logger(__name__)
 
@@ -151,10 +152,12 @@ class PPOTrainer(ResumableTrainer):
         critic_model: str | PreTrainedModel | None = None,
         quality_fn: Callable[..., list[float | None]] | None = None,
     ):
+        check_models(model, ref_model)
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
+        check_surroundings(args, eval_dataset)
         check_saves_weights(args)
         check_optimizer_has_critic(args)
         if optimizers[1] is not None:
@@ -167,7 +170,7 @@ class PPOTrainer(ResumableTrainer):
             check_beginning(checkpoint_to_resume(wanted, args.output_dir, skip), name)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
-        processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
+        processing_class = check_inputs(model, source, args, train_dataset, eval_dataset, processing_class, ref_model)
         check_probe(quality_fn, eval_dataset, args)
         if args.diagnostics != "off":
             warn_of_settings(args, train_dataset, source.adapter)
@@ -205,8 +208,7 @@ class PPOTrainer(ResumableTrainer):
         self.kl_controller: KLController | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
-        held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
-        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
+        self._probe = Probe(quality_fn, held_out(eval_dataset), args) if wants_probe(quality_fn, args) else None
         self._init_diagnostics()
         self._init_resuming(critic, name)
 

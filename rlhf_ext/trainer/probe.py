@@ -41,6 +41,17 @@ def check_probe(quality_fn: Any, eval_dataset: Any, args: PPOConfig) -> None:
         )
     if eval_dataset is None:
         raise ValueError("A probe samples answers to held-out prompts: pass them as `eval_dataset`.")
+    prompts = sum(1 for _ in islice(iter(held_out(eval_dataset)), args.world_size))
+    if prompts < args.world_size:
+        raise ValueError(
+            f"`eval_dataset` has {prompts} prompts; a probe needs one for each of the {args.world_size} processes. Pass "
+            "more."
+        )
+
+
+def held_out(eval_dataset: Any) -> Any:
+    """The prompts of a probe: of several datasets the first."""
+    return next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
 
 
 def wants_probe(quality_fn: Any, args: PPOConfig) -> bool:
@@ -76,11 +87,6 @@ class Probe:
         self.size = max(wanted // unit, 1) * unit
         self.rows = [dict(row) for row in islice(iter(rows), self.size // generations) for _ in range(generations)]
         self.size = len(self.rows) // unit * unit
-        if not self.size:
-            raise ValueError(
-                f"`eval_dataset` has {len(self.rows) // generations} prompts; a probe needs one for each of the {world} "
-                "processes."
-            )
         self.rows = self.rows[args.process_index * (self.size // world) :][: self.size // world]
         self.quality_fn = quality_fn
         self.seed = args.seed + args.process_index

@@ -23,7 +23,9 @@ from .checkpoint import (
     check_beginning,
     check_settings,
     checkpoint_to_resume,
+    explained,
     fill_logs,
+    is_failed_write,
     load_rollout,
     plain_logs,
     publish,
@@ -139,6 +141,14 @@ class ResumableTrainer(RoleTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            self._save_whole(model, trial)
+        except Exception as error:
+            if is_failed_write(error):
+                raise explained(error, self.args.output_dir, self.state.global_step) from error
+            raise
+
+    def _save_whole(self, model: nn.Module, trial: Any) -> None:
         run_folder = self._get_output_dir(trial)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging, final = os.path.join(run_folder, STAGING_FOLDER), os.path.join(run_folder, name)

@@ -77,19 +77,25 @@ def _ignore(*_: Any, **__: Any) -> None:
 
 
 def _message(name: str, inputs: dict[str, Any], error: Exception, guilty: int | None) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    start = f"The reward function {name!r} raised {type(error).__name__}: {error} ({where})"
+    frames = traceback.extract_tb(error.__traceback__)
+    raised = f"The reward function {name!r} raised {type(error).__name__}: {error}"
+    if len(frames) == 1:
+        return (
+            f"{raised}. It is called as function(prompts=..., completions=..., completion_ids=..., and the columns of the "
+            "dataset): let it take those that it needs by name, and the others as **kwargs."
+        )
+    start = f"{raised} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
     count = len(inputs["completions"])
     if guilty is None:
         return f"{start} on a batch of {count} samples, none of which makes it raise on its own. Mend the function."
-    prompt, completion = (_head(inputs[column][guilty]) for column in ("prompts", "completions"))
+    prompt, completion = (shown(inputs[column][guilty]) for column in ("prompts", "completions"))
     return (
         f"{start} on sample {guilty} of {count} (counted from 0, on this process): prompt {prompt}, completion "
         f"{completion}. Mend the function, or let it return None for a sample that it cannot judge."
     )
 
 
-def _head(text: Any) -> str:
+def shown(text: Any) -> str:
+    """A value, of which a long one is cut."""
     shown = repr(text)
     return shown if len(shown) <= _CHARACTERS else f"{shown[:_CHARACTERS]} ..."

@@ -30,6 +30,7 @@ from ..models.roles import (
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
+from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .launch import return_unrounded
@@ -162,6 +163,7 @@ class RoleTrainer(MeasuredTrainer):
     @in_phase("generate")
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
         self.longest_prompt = max(map(len, prompt_ids))
+        check_prompt_ids(prompt_ids, self._tokenizer, self.model.config)
         if self.use_transformers_continuous_batching:
             with kept_for_continuous_batching(self.model, self.args):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
