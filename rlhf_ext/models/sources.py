@@ -37,6 +37,11 @@ def reading(what: str, path: str, remedy: str = "") -> Iterator[None]:
 
 
 def _reason(path: str, error: str, remedy: str) -> str:
+    if "trust_remote_code" in error or "custom code" in error:
+        return (
+            "it brings Python code of its own, which runs only where you ask for it. Read that code, and then set "
+            "trust_remote_code=True."
+        )
     if os.path.isdir(path):
         return f"{error.rstrip('.')}. {remedy or 'Give a folder that a model was saved to with save_pretrained.'}"
     if os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1:
@@ -85,8 +90,8 @@ def _check_weights(what: str, folder: str) -> None:
                 pass
         except SafetensorError as error:
             raise OSError(
-                f"The {what} {folder!r}: the file {name} is damaged or was not copied to its end ({error}). Copy or download "
-                "it again."
+                f"The {what} {folder!r}: the file {name} is damaged or was not copied to its end ({error}). Copy or "
+                "download it again."
             ) from error
 
 

@@ -150,9 +150,10 @@ def explained(error: Exception, folder: str, step: int) -> OSError:
     last = f"the last whole one is `{whole[0]}`" if whole else "there is no earlier one"
     return OSError(
         getattr(error, "errno", None) or errno.EIO,
-        f"The checkpoint of step {step} could not be saved in `{folder}` ({free:.1f} GiB free): {error}. Nothing of it is "
-        f"kept, and {last}. Make room (save_total_limit=2 keeps two checkpoints; save_only_model=True leaves the "
-        "optimizer out) or correct the permissions, then run the same again with resume_from_checkpoint=True.",
+        f"The checkpoint of step {step} could not be saved in `{folder}` ({free:.1f} GiB free): {error}. What there is of "
+        f"it lies in `{STAGING_FOLDER}` and may be deleted; {last}. Make room (save_total_limit=2 keeps two checkpoints, "
+        "save_only_model=True leaves the optimizer out) or correct the permissions, then run the same again with "
+        "resume_from_checkpoint=True.",
     )
 
 

@@ -25,8 +25,8 @@ _TEMPLATE_MARGIN = 256
 FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 _NO_TOKENIZER = (
-    "Save one there (`tokenizer.save_pretrained(folder)`), or pass it: the policy's as `processing_class`, a reward model's "
-    "as `reward_processing_classes`."
+    "Save one there (`tokenizer.save_pretrained(folder)`), or pass it: the policy's as `processing_class`, a reward "
+    "model's as `reward_processing_classes`."
 )
 _NOT_ITS_OWN = (
     "Tokenizer and model do not belong together: pass the model's own as `processing_class`, or resize the model's "

@@ -66,7 +66,7 @@ def _raises(function: Callable[..., Any], inputs: dict[str, Any], kind: type[Exc
 def _one_by_one(inputs: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The samples as batches of one, without the functions that write to the log of the run."""
     count = len(inputs["completions"])
-    silent = {name: _ignore for name in ("log_extra", "log_metric") if name in inputs}
+    silent: dict[str, Any] = {name: _ignore for name in ("log_extra", "log_metric") if name in inputs}
     for i in range(count):
         columns = {k: v[i : i + 1] for k, v in inputs.items() if isinstance(v, list) and len(v) == count}
         yield i, {**inputs, **columns, **silent}

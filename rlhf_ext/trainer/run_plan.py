@@ -39,13 +39,17 @@ def plan_of_run(trainer: Any) -> MemoryPlan:
         trainer.args,
         _launch(trainer),
         policy,
-        tuple(_reward_model(scorer, trainer.accelerator.unwrap_model(scorer.model), policy) for scorer in scorers),
+        tuple(_reward_model(scorer, _unwrapped(trainer, scorer.model), policy) for scorer in scorers),
         critic,
         trainer.longest_prompt,
         continues_adapter=INITIAL_POLICY in adapters,
         trunk=None if trunk is None else trunk.config,
     )
     return plan_memory(settings)
+
+
+def _unwrapped(trainer: Any, model: nn.Module | RewardAdapter) -> Any:
+    return trainer.accelerator.unwrap_model(model) if isinstance(model, nn.Module) else model
 
 
 def _launch(trainer: Any) -> Launch:
@@ -80,7 +84,7 @@ def _architecture(model: PreTrainedModel, kind: str, adapter: Any = None, dropou
     )
 
 
-def _reward_model(scorer: RewardModelScorer, model: nn.Module | RewardAdapter, policy: Architecture) -> RewardModel:
+def _reward_model(scorer: RewardModelScorer, model: Any, policy: Architecture) -> RewardModel:
     if isinstance(model, RewardAdapter):
         config = copy.deepcopy(policy.config)
         config.num_labels = 1
@@ -91,6 +95,6 @@ def _reward_model(scorer: RewardModelScorer, model: nn.Module | RewardAdapter, p
             policy.double_quantization, policy.attention,
         )  # fmt: skip
         return RewardModel(scorer.__name__, attached, attached=True)
-    adapters = model.peft_config if is_peft_model(model) else {}
-    base: Any = model.get_base_model() if adapters else model
+    adapters: dict[str, Any] = model.peft_config if is_peft_model(model) else {}
+    base = model.get_base_model() if adapters else model
     return RewardModel(scorer.__name__, _architecture(base, "classifier", adapters.get(POLICY)), attached=False)

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl
 
-from rlhf_ext import PPOConfig, PPOTrainer
+from rlhf_ext import PPOTrainer
 from rlhf_ext.diagnostics.remedies import Action, Remediation
 from rlhf_ext.trainer.callbacks import JOURNAL_FILE
 
@@ -189,18 +189,6 @@ def test_a_lever_that_the_run_lacks_is_left_alone(tiny_policy_path, prompts, ppo
     assert "ReduceLROnPlateau does not take a factor" in levers(action("policy_lr", 0.7), control)
     assert levers(action("stop", 1.0, since=2), control).endswith("there is no checkpoint from before")
     assert control.should_training_stop
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"diagnostics": "on"}, r"diagnostics must be one of \('off', 'advise', 'act'\), got 'on'"),
-        ({"diagnostics": "act", "fp16": True, "bf16": False}, "gradient scaler of fp16"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PPOConfig("out", **settings)
 
 
 def test_a_stopped_run_of_adapters_ends_with_policy_and_critic_of_the_checkpoint(
