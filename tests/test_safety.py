@@ -174,6 +174,27 @@ def test_a_checkpoint_that_carries_code_does_not_run_it(
     assert not (tmp_path / "mark").exists()
 
 
+def test_what_the_parent_reports_is_what_the_docs_say(tiny_policy_path, prompts, ppo_config, monkeypatch):
+    from rlhf_ext import PPOTrainer
+
+    sent = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **what: sent.append(what))
+    PPOTrainer(tiny_policy_path, ones, ppo_config(), prompts)
+    (what,) = sent
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    assert set(what) == {"topic", "library_name", "library_version", "user_agent"} and what["topic"] == "trl/other"
+    assert [name for name in what["user_agent"] if f"`{name}`" not in page] == []
+    assert str(Path(tiny_policy_path).name) not in json.dumps(what)
+
+
+def test_no_tracker_is_asked_for_by_default(tmp_path):
+    from rlhf_ext import PPOConfig
+
+    settings = {"use_cpu": True, "bf16": False, "per_device_train_batch_size": 2}
+    assert PPOConfig(str(tmp_path), **settings).report_to == []
+
+
 class _Tags(HTMLParser):
     def __init__(self):
         super().__init__()
