@@ -209,10 +209,10 @@ class MeasuredTrainer(RLOOTrainer):
         result = f"the step is left out; {STEPS_TO_SPARE - self._steps_left_out} more may be, before the run ends"
         if self._steps_left_out > STEPS_TO_SPARE:
             result = "the step is left out, and the run ends"
+            folder = os.path.join(self.args.output_dir, FOLDER)
             self.ends_because = (
                 f"{what} at step {step}, as at {STEPS_TO_SPARE} steps before, all left out. Look into the batches in "
-                f"`{os.path.dirname(place)}`, lower learning_rate or max_grad_norm, and check the reward functions for "
-                "extreme scores."
+                f"`{folder}`, lower learning_rate or max_grad_norm, and check the reward functions for extreme scores."
             )
         logger.warning(f"{what} at step {step}: {result}. The batch: {place}")
         if self.diagnostics is not None:

@@ -136,8 +136,7 @@ def test_the_plan_of_a_run_counts_the_weights_that_are_there(
     scorers = [f.model for f in trainer.reward_funcs if isinstance(getattr(f, "model", None), torch.nn.Module)]
     models = [trainer.model, *scorers]
     held = sum(p.numel() * p.element_size() for model in models for p in model.parameters())
-    # A score head on the policy's base is not in the plan.
-    assert held - planned == (32 * 4 if reward == "adapter" else 0)
+    assert planned == held
 
 
 def test_the_plan_of_a_run_is_that_of_its_recipe(tiny_policy_path, tiny_reward_path, prompts, ppo_config):
