@@ -75,6 +75,10 @@ def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
     return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
 
 
+def _asks_for_three(request: Request) -> bool:
+    return len(request.subjects) == 3
+
+
 def _judge(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     return [gold(Request.from_prompt(p), c) for p, c in zip(prompts, completions, strict=True)]
 
@@ -99,7 +103,8 @@ def simulate(
     set_seed(seed)
     _, probe, held_out = split_requests(recipe.num_subjects)
     if recipe.fault == "curriculum":
-        held_out = held_out[:32] + split_requests(3)[2][:32]
+        held_out += split_requests(3)[2]
+    asked_later = _asks_for_three if recipe.fault == "curriculum" else None
     recorder = Recorder(probe, seed)
     reference = AutoModelForCausalLM.from_pretrained(models.policy)
     check = measured.check_first_pass
@@ -123,7 +128,7 @@ def simulate(
             )
             trainer.remove_callback(PrinterCallback)
             FAULTS.get(recipe.fault or "", lambda _: None)(trainer)
-            recorder.attach(trainer, Oracle(trainer, reference, held_out, seed))
+            recorder.attach(trainer, Oracle(trainer, reference, held_out, seed, asked_later))
             return trainer
 
         try:
