@@ -7,6 +7,8 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from transformers import TrainingArguments
+
 
 def check_numbers(args: Any, not_negative: Iterable[str], at_least_one: Iterable[str]) -> None:
     """
@@ -26,7 +28,9 @@ def check_numbers(args: Any, not_negative: Iterable[str], at_least_one: Iterable
     hints = get_type_hints(type(args))
     for field in fields(args):
         value = getattr(args, field.name, None)
-        if value is not None or field.default is not None:
+        # Trainer's own settings take None for "none", whatever their type says.
+        may_be_none = field.default is None or field.name in TrainingArguments.__dataclass_fields__
+        if value is not None or not may_be_none:
             _check_kind(field.name, value, hints[field.name])
     for name in not_negative:
         if not 0 <= (getattr(args, name) or 0) < math.inf:
