@@ -34,7 +34,8 @@ def test_no_tracked_file_holds_a_secret():
 @pytest.mark.parametrize("secret", [f"AKIA{'Q3EXAMPLE7ABCDEF'}", f"-----BEGIN {'RSA PRIVATE KEY'}-----"])
 def test_a_secret_is_found(secret, tmp_path):
     (tmp_path / "settings.py").write_text(f"key = '{secret}'\n")
-    assert scan(str(tmp_path / "settings.py")).returncode == 1
+    found = scan(str(tmp_path / "settings.py"))
+    assert found.returncode == 1 and "Secret Type" in found.stdout
     assert TOKEN.search(b"token = hf_" + b"a" * 34)
 
 
