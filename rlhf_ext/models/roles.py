@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from peft import PeftConfig, PeftModel, PeftType
+from peft import PeftConfig, PeftModel, PeftType, TaskType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 # Names of PEFT adapters; `default` and `ref` are TRL's, several reward models are numbered.
 POLICY, INITIAL_POLICY, CRITIC, REWARD = "default", "ref", "critic", "reward"
@@ -108,6 +108,9 @@ def check_adapter(config: PeftConfig) -> None:
             "role among several on the same base. Use LoRA (`LoraConfig`, also with `use_dora`) or one of "
             f"{', '.join(kind.value for kind in _SUPPORTED_TYPES[1:])}."
         )
+    task = config.task_type
+    if task not in (None, TaskType.CAUSAL_LM):
+        raise ValueError(f"task_type={str(task)!r} in the adapter's configuration is not a policy's. Use 'CAUSAL_LM'.")
     bias = getattr(config, "bias", "none")
     if bias != "none":
         raise ValueError(
@@ -124,6 +127,30 @@ def check_adapter(config: PeftConfig) -> None:
         raise ValueError(
             f"init_lora_weights={init!r} changes the base's weights, so the base with the adapter off would not be the "
             "reference. Use the default initialisation, or save the initialised model and its adapter and start from those."
+        )
+
+
+def check_trained_tokens(config: PeftConfig | None, base: PretrainedConfig) -> None:
+    """
+    Refuse trained tokens of the LM head: the fused head that scores reads the weights beside them, as they were.
+
+    Args:
+        config ([`~peft.PeftConfig`], *optional*):
+            Configuration of the policy's adapter.
+        base ([`~transformers.PretrainedConfig`]):
+            Configuration of the model that it is on.
+
+    Raises:
+        ValueError: If the tokens are the LM head's, by name or because it is tied to the embeddings.
+    """
+    tokens = getattr(config, "trainable_token_indices", None)
+    by_name = isinstance(tokens, dict) and any("lm_head" in name for name in tokens)
+    if tokens and (by_name or base.get_text_config().tie_word_embeddings):
+        why = "names the LM head" if by_name else "trains the LM head too, which this model ties to its embeddings"
+        raise ValueError(
+            f"trainable_token_indices={tokens} in the adapter's configuration {why}, and the log-probabilities would be "
+            "computed without it. Leave it out; to train the embeddings use modules_to_save=['embed_tokens'] on a model "
+            "with tie_word_embeddings=False."
         )
 
 

@@ -36,13 +36,12 @@ def load_reward_model(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
             labels.
     """
     hub = hub_arguments(model_init_kwargs)
+    model_init_kwargs.setdefault("trust_remote_code", False)
     if find_adapter_config_file(path, **hub) is not None:
         from peft import AutoPeftModelForSequenceClassification
 
         return AutoPeftModelForSequenceClassification.from_pretrained(path, num_labels=1, **model_init_kwargs)
-    config = AutoConfig.from_pretrained(
-        path, trust_remote_code=model_init_kwargs.get("trust_remote_code", False), **hub
-    )
+    config = AutoConfig.from_pretrained(path, trust_remote_code=model_init_kwargs["trust_remote_code"], **hub)
     if "SequenceClassification" in str(config.architectures):
         _check_one_label(config, path)
     model, info = AutoModelForSequenceClassification.from_pretrained(

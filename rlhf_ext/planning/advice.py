@@ -28,7 +28,7 @@ class Change:
     peak: int
 
 
-def changes_that_help(plan: MemoryPlan) -> list[Change]:
+def changes_that_help(plan: MemoryPlan, phase: str | None = None) -> list[Change]:
     """
     Changes of one setting that lower the peak, the best first.
 
@@ -38,9 +38,15 @@ def changes_that_help(plan: MemoryPlan) -> list[Change]:
     Args:
         plan ([`MemoryPlan`]):
             The plan.
+        phase (`str`, *optional*):
+            Of this phase's peak; by default of the highest of all.
     """
-    changes = [Change(name, plan_memory(settings).peak.bytes) for name, settings in _alternatives(plan.settings)]
-    return sorted((c for c in changes if c.peak < plan.peak.bytes), key=lambda change: change.peak)
+
+    def peak(plan: MemoryPlan) -> int:
+        return (plan.peak if phase is None else plan.phase(phase)).bytes
+
+    changes = [Change(name, peak(plan_memory(settings))) for name, settings in _alternatives(plan.settings)]
+    return sorted((c for c in changes if c.peak < peak(plan)), key=lambda change: change.peak)
 
 
 def _alternatives(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:

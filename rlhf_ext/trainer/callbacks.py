@@ -3,14 +3,15 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
-from ..diagnostics import Diagnostics, Event, Record, RunSettings, Sample, Severity
+from ..diagnostics import Diagnostics, Event, RunSettings, Sample, Severity
 from ..diagnostics.diversity import text_metrics
 from ..diagnostics.history import KEPT_SAMPLES
 from ..diagnostics.journal import action_line, event_line, probe_line, record_line, settings_line
@@ -29,6 +30,29 @@ AVERAGED_PROBES = 3
 """Probes whose mean is the quality of a checkpoint: the best of many single ones is mostly luck."""
 SAMPLE_CHARACTERS = 600
 """Of a prompt its last, of a completion its first, as many as tell what it is like."""
+
+
+def _never_ends_the_run(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the diagnostics after whose failure they are off, which is logged once, and training goes on."""
+
+    @wraps(method)
+    def guarded(self: "DiagnosticsCallback", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            logger.warning(f"The diagnostics cannot be written and are off from here on; training goes on. {error}")
+        except Exception:
+            logger.exception("The diagnostics failed and are off from here on; training goes on. Please report this.")
+        self.diagnostics = None
+
+    return guarded
+
+
+class Texts(NamedTuple):
+    """What the completions of a rollout are like: metrics by name, and a few of them as evidence."""
+
+    values: dict[str, float]
+    samples: tuple[Sample, ...]
 
 
 class DiagnosticsCallback(TrainerCallback):
@@ -67,16 +91,20 @@ class DiagnosticsCallback(TrainerCallback):
         self.diagnostics: Diagnostics | None = None
         self._rollouts: LiveRollouts | None = None
         self._start: Callable[[], tuple[Diagnostics, LiveRollouts]]
+        self._texts: Texts | None = None
+        self._updates = 1
         self._journal = ""
 
     # ---- Events of the trainer --------------------------------------------------------------------------------------
 
+    @_never_ends_the_run
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Make the engine, or continue the one that is saved beside the checkpoint that training resumes from."""
         self.remediation = Remediation()
-        updates = updates_per_rollout(args)
+        self._texts, self._updates = None, updates_per_rollout(args)
+        updates = self._updates
         planned = state.max_steps // max(updates, state.logging_steps)
         settings = live_settings(args, planned, str(kwargs["model"].dtype).removeprefix("torch."))
         if state.is_world_process_zero:
@@ -94,6 +122,14 @@ class DiagnosticsCallback(TrainerCallback):
         if state.global_step:
             self.restore(os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
 
+    @_never_ends_the_run
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the completions of a new rollout, before an evaluation writes its own among them."""
+        if self.diagnostics is not None and (state.global_step - 1) % self._updates == 0:
+            self._texts = self._read_texts()
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -105,7 +141,7 @@ class DiagnosticsCallback(TrainerCallback):
         """Read a row of the log; where it ends a rollout, judge and, with `apply`, act."""
         actions: list[Action] = []
         if self.diagnostics is not None and logs and "train_runtime" not in logs:
-            actions = self._guarded(state.global_step, logs, args)
+            actions = self._read(state.global_step, logs, args) or []
         if self.apply is None:
             return
         # The main process alone decides: rounding must not let the ranks' learning rates part.
@@ -113,6 +149,7 @@ class DiagnosticsCallback(TrainerCallback):
         for action in actions:
             self._act(action, state.global_step, control)
 
+    @_never_ends_the_run
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the state beside a checkpoint that the trainer has not put it into itself."""
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
@@ -121,44 +158,34 @@ class DiagnosticsCallback(TrainerCallback):
 
     # ---- Judging ----------------------------------------------------------------------------------------------------
 
-    def _guarded(self, step: int, logs: dict[str, Any], args: TrainingArguments) -> list[Action]:
-        """What the diagnostics cannot digest must not end a training run; they end instead, and say so."""
-        try:
-            return self._read(step, logs, args)
-        except Exception:
-            logger.exception("The diagnostics failed and are off from here on; training goes on. Please report this.")
-            self.diagnostics = None
-            return []
-
+    @_never_ends_the_run
     def _read(self, step: int, logs: dict[str, Any], args: TrainingArguments) -> list[Action]:
         assert self.diagnostics is not None and self._rollouts is not None
         numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         record = self._rollouts.add(step, numbers)
         if record is None:
             return []
-        record = self._with_texts(record)
+        if self._texts is not None:
+            record = replace(record, values={**record.values, **self._texts.values}, samples=self._texts.samples)
         events = self.diagnostics.observe(record)
         self._write(record_line(record), *self._probe_lines(step), *map(event_line, events))
         for event in events:
             announce(event, args.report_to)
         return self.remediation.decide(self.diagnostics) if self.apply is not None else []
 
-    def _with_texts(self, record: Record) -> Record:
-        """The record with what the completions of the rollout show, where the trainer keeps them."""
+    def _read_texts(self) -> "Texts | None":
+        """What the completions show that the trainer keeps, in which those of an evaluation will take their place."""
         if self.trainer is None or not self.trainer._logs["completion"]:
-            return record
-        prompts, completions = ([plain_text(x) for x in self.trainer._logs[name]] for name in ("prompt", "completion"))
+            return None
+        prompts = [plain_text(x) for x in self.trainer._logs["prompt"]]
+        completions = [answer_text(x) for x in self.trainer._logs["completion"]]
         columns = zip(*self.trainer._logs["rewards"].values(), strict=True)
         weights = self.trainer.reward_weights.tolist()
         scores = [sum(w * s for w, s in zip(weights, row, strict=True) if s is not None and s == s) for row in columns]
         samples = [Sample(*row) for row in zip(prompts, completions, scores, strict=True)]
         best = sorted(samples, key=lambda sample: sample.score or 0.0, reverse=True)[: KEPT_SAMPLES - 2]
         kept = [*best, *[s for s in samples if not any(s is b for b in best)]][:KEPT_SAMPLES]
-        return replace(
-            record,
-            values={**record.values, **text_metrics(prompts, completions)},
-            samples=tuple(map(_shortened, kept)),
-        )
+        return Texts(text_metrics(prompts, completions), tuple(map(_shortened, kept)))
 
     def _probe_lines(self, step: int) -> list[str]:
         """The answers of a probe of this rollout, which are on the main process's prompts."""
@@ -174,16 +201,22 @@ class DiagnosticsCallback(TrainerCallback):
         assert self.apply is not None
         result = self.apply(action, control)
         if self.diagnostics is not None:
-            self._write(action_line(step, action, result))
+            self._note(action, step, result)
             logger.warning(f"{action.mode} at step {step}, {action.lever}: {result} ({action.reason})")
 
+    @_never_ends_the_run
     def note_left_out(self, step: int, reason: str, result: str) -> None:
         """Put a step that the trainer left out into the ledger."""
         if self.diagnostics is not None:
             row = self.diagnostics.history.rows
             action = Action("step", 0.0, NonFinite.mode, reason, step, row, "nonfinite", None)
-            self._write(action_line(step, action, result))
+            self._note(action, step, result)
 
+    @_never_ends_the_run
+    def _note(self, action: Action, step: int, result: str) -> None:
+        self._write(action_line(step, action, result))
+
+    @_never_ends_the_run
     def note_quality(self, folder: str, args: TrainingArguments, state: TrainerState) -> None:
         """To act, mark the checkpoint with the best held-out quality, which the Trainer then does not delete."""
         # With a limit of one the best would stand in the place of the latest, from which the run could go on.
@@ -197,6 +230,7 @@ class DiagnosticsCallback(TrainerCallback):
 
     # ---- State ------------------------------------------------------------------------------------------------------
 
+    @_never_ends_the_run
     def save(self, folder: str) -> None:
         """Write the state to a checkpoint, on the main process."""
         if self.diagnostics is None or self._rollouts is None:
@@ -205,9 +239,11 @@ class DiagnosticsCallback(TrainerCallback):
             "diagnostics": self.diagnostics.state_dict(),
             "remediation": self.remediation.state_dict(),
             "rollouts": self._rollouts.state_dict(),
+            "texts": None if self._texts is None else [self._texts.values, [s._asdict() for s in self._texts.samples]],
         }
         save_json(state, os.path.join(folder, STATE_FILE))
 
+    @_never_ends_the_run
     def restore(self, folder: str) -> None:
         """
         Continue from the state in a checkpoint, on the main process; without one, such as after a run without diagnostics,
@@ -228,6 +264,9 @@ class DiagnosticsCallback(TrainerCallback):
             return
         self._rollouts.load_state_dict(state["rollouts"])
         self.remediation.load_state_dict(state["remediation"])
+        if state.get("texts") is not None:
+            values, samples = state["texts"]
+            self._texts = Texts(values, tuple(Sample(**sample) for sample in samples))
 
     def _write(self, *lines: str) -> None:
         with open(self._journal, "a", encoding="utf-8") as file:
@@ -263,6 +302,13 @@ def plain_text(prompt_or_completion: Any) -> str:
     if isinstance(prompt_or_completion, str):
         return prompt_or_completion
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt_or_completion)
+
+
+def answer_text(completion: Any) -> str:
+    """A text as it is; of a conversation what is said, without who says it: the assistant alone does."""
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(str(message.get("content") or "") for message in completion)
 
 
 def announce(event: Event, report_to: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Files of a checkpoint: made complete before they get their name, and checked before they are read."""
 
+import errno
 import json
 import os
 import re
@@ -128,6 +129,32 @@ def publish(staged: Path, final: Path) -> None:
         os.rename(final, staged.parent / "replaced")
     os.rename(staged, final)
     shutil.rmtree(staged.parent)
+
+
+def is_failed_write(error: Exception) -> bool:
+    """Whether a file could not be written, by whichever library."""
+    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+
+
+def explained(error: Exception, folder: str, step: int) -> OSError:
+    """
+    What to do about a checkpoint that could not be saved.
+
+    Args:
+        error (`Exception`): What was raised.
+        folder (`str`): Where the run saves.
+        step (`int`): The optimizer step.
+    """
+    free = shutil.disk_usage(folder).free / 2**30 if os.path.isdir(folder) else 0.0
+    whole = _checkpoints(folder)
+    last = f"the last whole one is `{whole[0]}`" if whole else "there is no earlier one"
+    return OSError(
+        getattr(error, "errno", None) or errno.EIO,
+        f"The checkpoint of step {step} could not be saved in `{folder}` ({free:.1f} GiB free): {error}. What there is of "
+        f"it lies in `{STAGING_FOLDER}` and may be deleted; {last}. Make room (save_total_limit=2 keeps two checkpoints, "
+        "save_only_model=True leaves the optimizer out) or correct the permissions, then run the same again with "
+        "resume_from_checkpoint=True.",
+    )
 
 
 def _files(folder: Path) -> list[Path]:

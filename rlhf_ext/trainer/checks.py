@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftConfig, PeftModel
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from ..models.critic import VALUE_HEAD_FILE
-from ..models.roles import check_adapter
+from ..models.roles import check_adapter, check_trained_tokens
 from ..models.scoring import hub_arguments, tokenize_prompts
+from ..models.sources import check_generates, read_config, reading
+from .policy import PolicySource
 from .ppo_config import PPOConfig
 from .prompt_formats import check_columns, check_content
 
@@ -22,6 +25,14 @@ _TEMPLATE_MARGIN = 256
 # position, temperature or adapter lies far above.
 FIRST_PASS_BOUNDS = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 
+_NO_TOKENIZER = (
+    "Save one there (`tokenizer.save_pretrained(folder)`), or pass it: the policy's as `processing_class`, a reward "
+    "model's as `reward_processing_classes`."
+)
+_NOT_ITS_OWN = (
+    "Tokenizer and model do not belong together: pass the model's own as `processing_class`, or resize the model's "
+    "embeddings (`model.resize_token_embeddings(len(tokenizer))`)."
+)
 _TOKEN_IDS = (
     "The prompts are tokenised here, which TRL's old PPOTrainer left to its user: pass the texts "
     "(`tokenizer.decode(ids)` gives them back)."
@@ -33,9 +44,10 @@ def load_tokenizer(model: Any, trust_remote_code: bool, **arguments: Any) -> Pre
     name = model if isinstance(model, str) else model.config._name_or_path
     if not name:
         raise ValueError("The model has no path to load a tokenizer from. Pass the tokenizer as `processing_class`.")
-    return AutoTokenizer.from_pretrained(
-        name, truncation_side="left", padding_side="left", trust_remote_code=trust_remote_code, **arguments
-    )
+    with reading("tokenizer of", name, _NO_TOKENIZER):
+        return AutoTokenizer.from_pretrained(
+            name, truncation_side="left", padding_side="left", trust_remote_code=trust_remote_code, **arguments
+        )
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -107,13 +119,53 @@ def check_prompts(prompts: Iterable[Any], name: str) -> None:
             )
 
 
-def check_lengths(dataset: Any, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> None:
-    """Refuse a prompt that does not fit the model's context together with a completion."""
-    if isinstance(model, str):
-        arguments = repository_arguments(args, "subfolder")
-        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **arguments)
+def base_config(model: str | PreTrainedModel, source: PolicySource, args: PPOConfig) -> PretrainedConfig:
+    """
+    Config of the policy's base, which is in a repository of its own where the policy is a saved adapter.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no causal language model.
+    """
+    if not isinstance(model, str):
+        return model.config
+    if source.base == model:
+        where = repository_arguments(args, "subfolder")
     else:
-        config = model.config
+        where = hub_arguments(args.model_init_kwargs) | {"revision": source.revision or "main"}
+    config = read_config("model", source.base, args.trust_remote_code, **where)
+    check_generates("model", source.base, config)
+    return config
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Refuse a tokenizer whose own tokens the model does not have."""
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    for name in ("eos_token", "pad_token"):
+        token = getattr(tokenizer, f"{name}_id")
+        if size is not None and token is not None and token >= size:
+            raise ValueError(
+                f"The tokenizer's {name} {getattr(tokenizer, name)!r} has the id {token}, but the model's vocabulary has "
+                f"{size} tokens. {_NOT_ITS_OWN}"
+            )
+
+
+def check_prompt_ids(
+    prompt_ids: list[list[int]], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> None:
+    """Refuse prompts with tokens that the model does not have."""
+    highest, size = max(map(max, prompt_ids)), config.get_text_config().vocab_size
+    if highest >= size:
+        raise ValueError(
+            f"A prompt has the token {tokenizer.convert_ids_to_tokens(highest)!r} with the id {highest}, but the model's "
+            f"vocabulary has {size} tokens. {_NOT_ITS_OWN}"
+        )
+
+
+def check_lengths(
+    dataset: Any, name: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, args: PPOConfig
+) -> None:
+    """Refuse a prompt that does not fit the model's context together with a completion."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return
@@ -147,7 +199,13 @@ def check_rollout_size(dataset: Any, args: PPOConfig) -> None:
 
 
 def check_inputs(
-    model: str | PreTrainedModel, base: str, args: PPOConfig, train_dataset: Any, eval_dataset: Any, tokenizer: Any
+    model: str | PreTrainedModel,
+    source: PolicySource,
+    args: PPOConfig,
+    train_dataset: Any,
+    eval_dataset: Any,
+    tokenizer: Any,
+    ref_model: PreTrainedModel | None = None,
 ) -> PreTrainedTokenizerBase:
     """
     Everything that can be refused before a model is loaded; returns the tokenizer.
@@ -166,18 +224,54 @@ def check_inputs(
     for name, dataset in named.items():
         check_dataset(dataset, name)
     check_rollout_size(train_dataset, args)
+    config = base_config(model, source, args)
     if tokenizer is None:
         arguments = repository_arguments(args) if isinstance(model, str) else {}
         tokenizer = load_tokenizer(model, args.trust_remote_code, **arguments)
     check_tokenizer(tokenizer)
+    check_vocabulary(tokenizer, config)
+    check_trained_tokens(source.adapter, config)
+    check_reference(ref_model, config)
     for name, dataset in named.items():
         if tokenizer.chat_template is None and not isinstance(next(iter(dataset))["prompt"], str):
             raise ValueError(
                 f"`{name}` holds conversations, and the tokenizer has no chat template to write them with. Set "
                 "`tokenizer.chat_template` (a base model has none; its chat version's can be copied), or pass texts."
             )
-        check_lengths(dataset, name, base if isinstance(model, str) else model, tokenizer, args)
+        check_lengths(dataset, name, config, tokenizer, args)
     return tokenizer
+
+
+def check_models(model: Any, ref_model: Any) -> None:
+    """Refuse what is no model, or under ZeRO-3 one that only the trainer can load."""
+    if not isinstance(model, str | PreTrainedModel | PeftModel):
+        raise TypeError(
+            f"`model` must be a Hub id, a folder, a PreTrainedModel or a PeftModel, got {model!r} ({type(model).__name__})."
+        )
+    if not isinstance(ref_model, PreTrainedModel | None):
+        raise TypeError(
+            f"`ref_model` must be a PreTrainedModel, got {_shown(ref_model)}. Load it first "
+            "(`AutoModelForCausalLM.from_pretrained(...)`), or leave it out: by default it is the initial policy."
+        )
+    for name, given in (("model", model), ("ref_model", ref_model)):
+        # DeepSpeed marks parameters that it has spread over the processes.
+        if isinstance(given, PreTrainedModel) and any(hasattr(p, "ds_id") for p in given.parameters()):
+            raise ValueError(
+                f"`{name}` was made where ZeRO-3 already spreads weights over the processes (zero.Init), so the reference "
+                "and the critic cannot be made from it. Save it and pass its folder or id: the trainer loads it."
+            )
+
+
+def check_reference(ref_model: Any, config: PretrainedConfig) -> None:
+    """Refuse a reference with another vocabulary than the policy's."""
+    if ref_model is None:
+        return
+    sizes = [c.get_text_config().vocab_size for c in (ref_model.config, config)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"`ref_model` has a vocabulary of {sizes[0]} tokens, the policy one of {sizes[1]}: KL compares the same tokens "
+            "in both. Pass a reference with the policy's tokenizer, or leave it out."
+        )
 
 
 def check_arguments(args: Any) -> None:
@@ -206,6 +300,8 @@ def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) 
             none, and a `critic_model` that is no critic of that kind.
     """
     if adapter is not None:
+        if not isinstance(adapter, PeftConfig):
+            raise TypeError(f"`peft_config` must be a PeftConfig such as LoraConfig(...), got {adapter!r}.")
         check_adapter(adapter)
     kind = args.critic or ("model" if adapter is None else "adapter")
     if kind == "adapter" and adapter is None:
@@ -219,7 +315,23 @@ def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) 
                 f"critic={kind!r} starts from the folder `critic` of an earlier run, which holds `{VALUE_HEAD_FILE}`; "
                 f"got critic_model={critic_model!r}. For a critic that starts from a whole model choose critic='model'."
             )
+    elif isinstance(critic_model, str):
+        check_repository("critic_model", critic_model, args)
     return kind
+
+
+def check_repository(what: str, path: str, args: PPOConfig) -> None:
+    """
+    Refuse a model of another role than the policy's that is not there or damaged.
+
+    Raises:
+        OSError: If so.
+    """
+    hub = hub_arguments(args.model_init_kwargs)
+    with reading(what, path):
+        adapter = find_adapter_config_file(path, **hub)
+    if adapter is None:
+        read_config(what, path, args.trust_remote_code, **hub)
 
 
 def repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetGenerationError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 _FILE_SUFFIXES = (".json", ".jsonl")
 
@@ -58,11 +58,22 @@ def _load_splits(name: str, config: str | None, streaming: bool) -> DatasetDict 
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         splits = _load_saved(path)
         return IterableDatasetDict({k: v.to_iterable_dataset() for k, v in splits.items()}) if streaming else splits
+    if path.is_file():
+        raise ValueError(f"dataset_name: {str(path)!r} is not read. Give a .jsonl or .json file, one object a line")
     if path.is_dir():
         return load_dataset(str(path), name=config, streaming=streaming)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"dataset_name: there is no folder {name!r}")
-    return load_dataset(name, name=config, streaming=streaming)
+        raise FileNotFoundError(
+            f"dataset_name: there is no folder {name!r}. Give a .jsonl or .json file, a folder, or a dataset id of the Hub"
+        )
+    try:
+        return load_dataset(name, name=config, streaming=streaming)
+    except (OSError, DatasetNotFoundError) as error:
+        raise ConnectionError(
+            f"dataset_name={name!r}: there is no folder of that name here, and the Hub did not give it ({error}). Check "
+            f"the name; for a private or gated dataset log in with `hf auth login`; without a network, download it before "
+            f"(`hf download --repo-type dataset {name}`)"
+        ) from error
 
 
 def _load_saved(path: Path) -> DatasetDict:

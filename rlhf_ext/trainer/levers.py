@@ -13,9 +13,6 @@ from ..diagnostics.remedies import Action, LeverName
 from .checkpoint import checkpoint_before
 from .optimization import scale_learning_rate
 
-STEPS_TO_SPARE = 2
-"""Steps that are left out in a run because loss or gradient are not finite; the third ends it."""
-
 
 class ImpossibleError(Exception):
     """A lever that this run cannot move, and why."""

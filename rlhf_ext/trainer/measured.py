@@ -1,6 +1,7 @@
 """Everything that [`PPOTrainer`] measures and logs, apart from the algorithm."""
 
 import math
+import os
 import time
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ..models.scoring import RewardModelScorer
 from ..rollout import Sequences
 from .callbacks import DiagnosticsCallback
 from .checks import check_first_pass
+from .nonfinite import FOLDER, STEPS_TO_SPARE, dump_step, parameters_not_finite
 from .statistics import SequenceTable, UpdateSums, reward_model_metrics
 
 logger = get_logger(__name__)
@@ -43,14 +45,13 @@ class MeasuredTrainer(RLOOTrainer):
         update_kl_limit (`float`):
             Nats per token of `kl/update` after which no more steps are made on a rollout; infinite but for
             `diagnostics="act"`.
-        steps_to_spare (`int`):
-            Steps that may be left out in a run before a loss or gradient that is not finite ends it; zero but for
-            `diagnostics="act"`.
+        ends_because (`str`, *optional*):
+            Why the run ends once it has saved a checkpoint: too many steps were left out.
     """
 
     diagnostics: DiagnosticsCallback | None
     update_kl_limit = math.inf
-    steps_to_spare = 0
+    ends_because: str | None = None
 
     def _init_measurements(self) -> None:
         self._update_sums = UpdateSums(self.accelerator.device)
@@ -60,6 +61,7 @@ class MeasuredTrainer(RLOOTrainer):
         self._update_is_over = self._is_passed_over = False
         self._is_broken = False
         self._steps_left_out = 0
+        self.ends_because = None
         self._grad_norm: float | Tensor | None = None
 
     @property
@@ -171,7 +173,7 @@ class MeasuredTrainer(RLOOTrainer):
         self._update_sums = UpdateSums(self.accelerator.device)
         metrics = dict(zip(UpdateSums.NAMES, sums, strict=False))
         if not all(map(math.isfinite, sums)):
-            self._on_broken_step(f"The loss is not finite ({metrics})")
+            self._on_broken_step(f"The loss is not finite ({metrics})", self._step)
             return
         self._update_is_over = metrics["kl/update"] > self.update_kl_limit
         self._append(metrics)
@@ -181,22 +183,46 @@ class MeasuredTrainer(RLOOTrainer):
             self._append({"policy/first_pass_deviation": deviation})
             check_first_pass(deviation, self._compute_dtype())
 
-    def _on_broken_step(self, what: str) -> None:
-        """Leave the present step out, or end the run where none is left to spare."""
-        if self._steps_left_out >= self.steps_to_spare:
+    def _on_broken_step(self, what: str, last: int) -> None:
+        """
+        Write the present step to a file and leave it out; from the third on, the run then ends.
+
+        Args:
+            what (`str`): What is not finite, a sentence without its period.
+            last (`int`): Number of the step's last micro-batch.
+        """
+        step, weights = self.state.global_step + 1, parameters_not_finite(self.model)
+        place = self._dump_step(f"step-{step}-rank{self.args.process_index}", last, what, weights)
+        damaged = self._reduce(torch.tensor(float(len(weights)), device=self.accelerator.device)).item()
+        # The gradient scaler of fp16 takes no step left out, and DeepSpeed makes its own within the backward pass.
+        if damaged or self.args.fp16 or self.is_deepspeed_enabled:
+            why = f"The weights are not finite: {', '.join(weights[:3])}. " if weights else ""
             raise RuntimeError(
-                f"{what}. Lower the learning rate, or look for NaN in the model's weights and in the scores. The last "
-                "checkpoint is untouched."
+                f"{what} at step {step}. {why}Lower the learning rate, or look for NaN in the model's weights and in the "
+                f"scores; the batch: {place}. The last checkpoint is untouched."
             )
         self._steps_left_out += 1
         self._is_broken = True
         # Of this rollout; there is none where a line was logged since.
         counts = self._metrics["train"]["objective/not_finite"]
         counts[-1:] = [sum(counts[-1:]) + 1]
-        result = f"the step is left out; {self.steps_to_spare - self._steps_left_out} more may be, before the run ends"
-        logger.warning(f"{what}: {result}.")
-        assert self.diagnostics is not None
-        self.diagnostics.note_left_out(self.state.global_step + 1, what, result)
+        result = f"the step is left out; {STEPS_TO_SPARE - self._steps_left_out} more may be, before the run ends"
+        if self._steps_left_out > STEPS_TO_SPARE:
+            result = "the step is left out, and the run ends"
+            folder = os.path.join(self.args.output_dir, FOLDER)
+            self.ends_because = (
+                f"{what} at step {step}, as at {STEPS_TO_SPARE} steps before, all left out. Look into the batches in "
+                f"`{folder}`, lower learning_rate or max_grad_norm, and check the reward functions for extreme scores."
+            )
+        logger.warning(f"{what} at step {step}: {result}. The batch: {place}")
+        if self.diagnostics is not None:
+            self.diagnostics.note_left_out(step, what, result)
+
+    def _dump_step(self, name: str, last: int, what: str, weights: list[str]) -> str:
+        size = self.current_gradient_accumulation_steps
+        first = last // size * size % self.args.steps_per_generation
+        batches = self._buffered_inputs[first : first + size]
+        return dump_step(os.path.join(self.args.output_dir, FOLDER), name, batches, what, weights, self._tokenizer)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         started = time.perf_counter()
@@ -225,7 +251,7 @@ class MeasuredTrainer(RLOOTrainer):
         norm = super()._get_grad_norm(model, grad_norm)
         # The gradient scaler of fp16 finds its scale by overflows, and passes over them itself.
         if not self._is_broken and norm is not None and not self.args.fp16 and not math.isfinite(norm):
-            self._on_broken_step(f"The gradient is not finite (its norm is {float(norm)})")
+            self._on_broken_step(f"The gradient is not finite (its norm is {float(norm)})", self._step - 1)
         if self._is_broken:
             self._is_broken = False
             model.zero_grad()

@@ -17,6 +17,7 @@ from trl.trainer.utils import create_model_from_path
 
 from ..models.roles import POLICY
 from ..models.scoring import hub_arguments
+from ..models.sources import reading
 from .ppo_config import PPOConfig
 
 
@@ -58,7 +59,9 @@ def policy_source(
     if not isinstance(model, str):
         return PolicySource(model.config._name_or_path, peft_config, is_instance=True)
     where = _place_on_hub(args)
-    if find_adapter_config_file(model, **where) is None:
+    with reading("model", model):
+        is_adapter = find_adapter_config_file(model, **where) is not None
+    if not is_adapter:
         return PolicySource(model, peft_config, where.get("revision"))
     if peft_config is not None:
         raise ValueError(

@@ -11,6 +11,7 @@ from ..kl_control import CONTROLLER_KINDS
 from ..migration import explain_old_names
 from ..models.critic import CRITIC_KINDS
 from .secrets import TokenFree
+from .setting_values import check_numbers
 
 _SAMPLING_DEFAULTS = {
     "top_k": 0,
@@ -20,7 +21,12 @@ _SAMPLING_DEFAULTS = {
     "vllm_structured_outputs_regex": None,
 }
 DIAGNOSTICS = ("off", "advise", "act")
-_NOT_NEGATIVE = ("vf_coef", "entropy_coef", "missing_eos_penalty", "critic_learning_rate", "critic_warmup_rollouts")
+_NOT_NEGATIVE = (
+    "vf_coef", "entropy_coef", "missing_eos_penalty", "learning_rate", "critic_learning_rate", "critic_warmup_rollouts"
+)  # fmt: skip
+_COUNTS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "probe_every", "probe_size"
+)  # fmt: skip
 _FIXED_REFERENCE = "the KL target is a distance from a fixed reference"
 _UNUSED_SETTINGS: dict[str, tuple[Any, str]] = {
     "enable_jit_checkpoint": (False, "it always saves a checkpoint on SIGTERM"),
@@ -98,9 +104,8 @@ class PPOConfig(TokenFree, RLOOConfig):
             Allow sampler settings that make the sampled distribution differ from the scored one.
         diagnostics (`str`, *optional*, defaults to `"advise"`):
             `"advise"` names failures, their causes and cures while training (see [`DiagnosticsCallback`]); `"act"` also
-            moves the weight of the KL penalty, the learning rates and the length of an update, leaves out steps that are
-            not finite, and stops a run whose output is being destroyed, all within bounds and written to
-            `diagnostics.jsonl`; `"off"` does nothing.
+            moves the weight of the KL penalty, the learning rates and the length of an update, and stops a run whose
+            output is being destroyed, all within bounds and written to `diagnostics.jsonl`; `"off"` does nothing.
         probe_every (`int`, *optional*):
             Rollouts between two probes, in which answers to a fixed part of `eval_dataset` are judged by `quality_fn` and
             looked at for their diversity. Defaults to 5, or to as many as it takes for 16 answers (or those to one prompt
@@ -191,6 +196,7 @@ class PPOConfig(TokenFree, RLOOConfig):
         # The command line gives every value as text.
         resume: Any = self.resume_from_checkpoint  # type: ignore[has-type]
         self.resume_from_checkpoint = {"true": True, "false": False}.get(str(resume).lower(), resume)
+        check_numbers(self, _NOT_NEGATIVE, _COUNTS)
         self._resolve_kl_settings()
         self._check_values()
         self._check_unused_settings()
@@ -265,9 +271,6 @@ class PPOConfig(TokenFree, RLOOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise ValueError(f"{name} must be a number and not negative, got {getattr(self, name)}.")
         for name in ("value_clip_range", "score_clip"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive or None, got {getattr(self, name)}.")
@@ -275,9 +278,6 @@ class PPOConfig(TokenFree, RLOOConfig):
             raise ValueError(
                 f"max_completion_length must be at least 1 token, got {self.max_completion_length}: PPO needs an end."
             )
-        for name in ("num_iterations", "probe_every", "probe_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         self._check_choices()
 
     def _check_choices(self) -> None:

@@ -30,19 +30,21 @@ from ..kl_control import KLController
 from ..migration import OLD_ARGUMENTS, explain_old_names
 from ..rollout import Rollout, Sequences
 from .checkpoint import check_beginning, checkpoint_to_resume
-from .checks import check_arguments, check_inputs, check_prompts, check_roles, repository_arguments
+from .checks import check_arguments, check_inputs, check_models, check_prompts, check_roles, repository_arguments
 from .contexts import beta_for_parent, evaluation_mode
 from .control import new_controller
 from .launch import check_optimizer_has_critic, check_saves_weights
 from .measured import Samples
+from .out_of_memory import in_phase
 from .policy import copy_of_shared, load_adapter_policy, policy_source
 from .ppo_config import PPOConfig
 from .preflight import warn_of_settings
-from .probe import Probe, check_probe, wants_probe
+from .probe import Probe, check_probe, held_out, wants_probe
 from .progress import show_rollouts
 from .resumable import ResumableTrainer
 from .reward_functions import RewardFunc, as_reward_functions, checked_scores, unique_names
 from .statistics import SequenceTable
+from .surroundings import check_surroundings
 
 logger = get_logger(__name__)
 
@@ -109,8 +111,8 @@ class PPOTrainer(ResumableTrainer):
 
     Raises:
         TypeError, ValueError: For settings, data or tokenizers that cannot work, before a model is loaded.
-        RuntimeError: During training, when the first pass over a rollout does not give a ratio of 1, or the loss is not
-            finite.
+        RuntimeError: During training, when the first pass over a rollout does not give a ratio of 1, or loss or gradient
+            were not finite in a third optimizer step (none of which reached the weights).
     """
 
     loss_is_scaled_for_ga = True
@@ -152,10 +154,12 @@ class PPOTrainer(ResumableTrainer):
         critic_model: str | PreTrainedModel | None = None,
         quality_fn: Callable[..., list[float | None]] | None = None,
     ):
+        check_models(model, ref_model)
         name = model if isinstance(model, str) else model.config._name_or_path
         if args is None:
             args = PPOConfig(f"{os.path.basename(name)}-PPO")
         check_arguments(args)
+        check_surroundings(args, eval_dataset)
         check_saves_weights(args)
         check_optimizer_has_critic(args)
         if optimizers[1] is not None:
@@ -168,7 +172,7 @@ class PPOTrainer(ResumableTrainer):
             check_beginning(checkpoint_to_resume(wanted, args.output_dir, skip), name)
         source = policy_source(model, peft_config, args)
         critic = check_roles(source.adapter, args, critic_model)
-        processing_class = check_inputs(model, source.base, args, train_dataset, eval_dataset, processing_class)
+        processing_class = check_inputs(model, source, args, train_dataset, eval_dataset, processing_class, ref_model)
         check_probe(quality_fn, eval_dataset, args)
         if args.diagnostics != "off":
             warn_of_settings(args, train_dataset, source.adapter)
@@ -206,8 +210,7 @@ class PPOTrainer(ResumableTrainer):
         self.kl_controller: KLController | None = None
         self._step_tokens = torch.ones(())
         self._init_measurements()
-        held_out = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
-        self._probe = Probe(quality_fn, held_out, args) if wants_probe(quality_fn, args) else None
+        self._probe = Probe(quality_fn, held_out(eval_dataset), args) if wants_probe(quality_fn, args) else None
         show_rollouts(self)
         self._init_diagnostics()
         self._init_resuming(critic, name)
@@ -263,6 +266,7 @@ class PPOTrainer(ResumableTrainer):
         has_eos = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids], device=device)
         return Samples(prompts, completions, completion_ids, sequences, has_eos)
 
+    @in_phase("score")
     def _score(self, inputs: list[dict[str, Any]], samples: Samples) -> tuple[Tensor, Tensor]:
         """
         Raw and final scores `(B,)` of this rank's sequences; NaN where every reward function abstained.

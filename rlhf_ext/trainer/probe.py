@@ -13,7 +13,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from ..diagnostics import Sample
 from ..diagnostics.diversity import text_metrics
-from .callbacks import plain_text
+from .callbacks import answer_text, plain_text
 from .ppo_config import PPOConfig
 from .reward_functions import ScoreCheck
 
@@ -42,6 +42,17 @@ def check_probe(quality_fn: Any, eval_dataset: Any, args: PPOConfig) -> None:
         )
     if eval_dataset is None:
         raise ValueError("A probe samples answers to held-out prompts: pass them as `eval_dataset`.")
+    prompts = sum(1 for _ in islice(iter(held_out(eval_dataset)), args.world_size))
+    if prompts < args.world_size:
+        raise ValueError(
+            f"`eval_dataset` has {prompts} prompts; a probe needs one for each of the {args.world_size} processes. Pass "
+            "more."
+        )
+
+
+def held_out(eval_dataset: Any) -> Any:
+    """The prompts of a probe: of several datasets the first."""
+    return next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
 
 
 def wants_probe(quality_fn: Any, args: PPOConfig) -> bool:
@@ -78,11 +89,6 @@ class Probe:
         self.size = max(wanted // unit, 1) * unit
         self.rows = [dict(row) for row in islice(iter(rows), self.size // generations) for _ in range(generations)]
         self.size = len(self.rows) // unit * unit
-        if not self.size:
-            raise ValueError(
-                f"`eval_dataset` has {len(self.rows) // generations} prompts; a probe needs one for each of the {world} "
-                "processes."
-            )
         self.rows = self.rows[args.process_index * (self.size // world) :][: self.size // world]
         self.answers: list[Sample] = []
         self.quality_fn = quality_fn
@@ -111,8 +117,8 @@ class Probe:
         values = [value for value in judged if value is not None]
         sums = torch.tensor([sum(values), len(values), sum(map(len, completion_ids))], dtype=torch.float32)
         total, count, tokens = trainer._reduce(sums.to(trainer.accelerator.device)).tolist()
-        texts = [gather_object([plain_text(x) for x in column]) for column in (prompts, completions)]
-        found = text_metrics(*texts)
+        texts = [list(map(plain_text, prompts)), list(map(answer_text, completions))]
+        found = text_metrics(*map(gather_object, texts))
         return {
             **({"probe/quality": total / count} if count else {}),
             "probe/duplicate_fraction": found["dup_frac"],

@@ -46,7 +46,7 @@ def preflight_of_recipe(
             )
     model_config = None
     if not args.disable_dropout:
-        model_config = _local_config(model_args)
+        model_config = _local_config(model_args, args.trust_remote_code)
         if model_config is None:
             notes.append(
                 f"The dropout of {model_args.model_name_or_path!r} is not known: its config is not on this machine."
@@ -61,13 +61,16 @@ def _rows(script_args: Any) -> int | None:
     return len(load_data(name, script_args.dataset_train_split, script_args.dataset_config))
 
 
-def _local_config(model_args: ModelConfig) -> PretrainedConfig | None:
+def _local_config(model_args: ModelConfig, trust_remote_code: bool) -> PretrainedConfig | None:
     """Of the policy; nothing is fetched for a check."""
     if not model_args.model_name_or_path:
         return None
     try:
         return AutoConfig.from_pretrained(
-            model_args.model_name_or_path, revision=model_args.model_revision, local_files_only=True
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError):
         return None

@@ -163,8 +163,6 @@ def settings_of_recipe(
     Raises:
         ValueError: For a model without config, or settings that no run can have.
     """
-    if args.optim not in _OPTIMIZERS:
-        raise ValueError(f"optim={args.optim} is not planned for. One of: {', '.join(_OPTIMIZERS)}.")
     source = _source(args, model_args)
     policy = _policy(source, args, model_args, launch)
     notes: list[str] = []
@@ -172,30 +170,59 @@ def settings_of_recipe(
     critic = args.critic or ("model" if policy.adapter is None else "adapter")
     if args.use_vllm:
         notes.append("What vLLM holds is not in the table: it reserves its own share of a GPU.")
-    return (
-        PlanSettings(
-            policy=policy,
-            reward_models=rewards,
-            prompt_length=prompt_length,
-            completion_length=args.max_completion_length,
-            micro_batch=args.per_device_train_batch_size,
-            steps_per_generation=args.steps_per_generation,
-            score_batch=args.per_device_eval_batch_size,
-            gradient_accumulation_steps=args.gradient_accumulation_steps,
-            gradient_checkpointing=args.gradient_checkpointing,
-            critic=critic,
-            critic_trunk=_critic_trunk(critic, policy, rewards),
-            has_reference=args.beta != 0,
-            continues_adapter=source.base != model_args.model_name_or_path,
-            optimizer=_OPTIMIZERS[args.optim],
-            autocast=None if launch.zero_stage else _mixed_precision(args),
-            temperature=args.temperature,
-            on_gpu=launch.on_gpu,
-            num_gpus=launch.num_gpus,
-            zero_stage=launch.zero_stage,
-            offload=launch.offload,
-        ),
-        notes,
+    continued = source.base != model_args.model_name_or_path
+    return plan_settings(args, launch, policy, rewards, critic, prompt_length, continued), notes
+
+
+def plan_settings(
+    args: PPOConfig,
+    launch: Launch,
+    policy: Architecture,
+    rewards: tuple[RewardModel, ...],
+    critic: str,
+    prompt_length: int,
+    continues_adapter: bool,
+    trunk: PretrainedConfig | None = None,
+) -> PlanSettings:
+    """
+    Settings of a plan whose models are known.
+
+    Args:
+        args ([`PPOConfig`]):
+            Settings of the trainer.
+        launch ([`Launch`]):
+            Processes and ZeRO.
+        policy, rewards, critic, prompt_length, continues_adapter:
+            As in [`PlanSettings`].
+        trunk ([`~transformers.PretrainedConfig`], *optional*):
+            Of a critic of its own; by default that of the first reward model, or of the policy.
+
+    Raises:
+        ValueError: For settings that no run can have, or an optimizer that is not planned for.
+    """
+    if args.optim not in _OPTIMIZERS:
+        raise ValueError(f"optim={args.optim} is not planned for. One of: {', '.join(_OPTIMIZERS)}.")
+    return PlanSettings(
+        policy=policy,
+        reward_models=rewards,
+        prompt_length=prompt_length,
+        completion_length=args.max_completion_length,
+        micro_batch=args.per_device_train_batch_size,
+        steps_per_generation=args.steps_per_generation,
+        score_batch=args.per_device_eval_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        gradient_checkpointing=args.gradient_checkpointing,
+        critic=critic,
+        critic_trunk=_critic_trunk(critic, policy, trunk or (rewards[0].architecture.config if rewards else None)),
+        has_reference=args.beta != 0,
+        continues_adapter=continues_adapter,
+        optimizer=_OPTIMIZERS[args.optim],
+        autocast=None if launch.zero_stage else _mixed_precision(args),
+        temperature=args.temperature,
+        on_gpu=launch.on_gpu,
+        num_gpus=launch.num_gpus,
+        zero_stage=launch.zero_stage,
+        offload=launch.offload,
     )
 
 
@@ -308,8 +335,8 @@ def _classifier_config(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _critic_trunk(kind: str, policy: Architecture, rewards: tuple[RewardModel, ...]) -> Architecture | None:
-    """A critic of its own starts from the first reward model, or where there is none from the policy."""
+def _critic_trunk(kind: str, policy: Architecture, trunk: PretrainedConfig | None) -> Architecture | None:
+    """What runs for the critic; one of its own starts from the policy where no other model is named."""
     if kind == "head":
         return None
     if kind == "adapter":
@@ -318,5 +345,6 @@ def _critic_trunk(kind: str, policy: Architecture, rewards: tuple[RewardModel, .
             return policy
         adapter.modules_to_save = None
         return replace(policy, adapter=adapter)
-    config: Any = rewards[0].architecture.config if rewards else policy.config
-    return Architecture(config, "trunk", policy.dtype, attention=policy.attention, dropout=policy.dropout)
+    return Architecture(
+        trunk or policy.config, "trunk", policy.dtype, attention=policy.attention, dropout=policy.dropout
+    )

@@ -24,7 +24,9 @@ from .checkpoint import (
     check_beginning,
     check_settings,
     checkpoint_to_resume,
+    explained,
     fill_logs,
+    is_failed_write,
     load_rollout,
     plain_logs,
     publish,
@@ -38,8 +40,10 @@ from .checkpoint import (
 from .control import restored_controller, save_controller
 from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
-from .levers import STEPS_TO_SPARE, Levers
+from .levers import Levers
 from .model_card import loading_code, ppo_card
+from .nonfinite import StopOnceSaved
+from .out_of_memory import in_phase
 from .probe import Probe
 from .role_trainer import RoleTrainer
 
@@ -80,10 +84,12 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
         self._sigterm = SaveOnSigterm(self.accelerator)
         self.add_callback(_RestoreAtBegin(self))
         self.add_callback(self._sigterm)
+        self.add_callback(StopOnceSaved(self))
 
     def _num_rollouts(self) -> int:
         return max(1, self.state.max_steps // self.args.updates_per_rollout)
 
+    @in_phase("update")
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> TrainOutput:
@@ -141,6 +147,14 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            self._save_whole(model, trial)
+        except Exception as error:
+            if is_failed_write(error):
+                raise explained(error, self.args.output_dir, self.state.global_step) from error
+            raise
+
+    def _save_whole(self, model: nn.Module, trial: Any) -> None:
         run_folder = self._get_output_dir(trial)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging, final = os.path.join(run_folder, STAGING_FOLDER), os.path.join(run_folder, name)
@@ -215,9 +229,6 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
             pending.clear()
         self._init_measurements()
         self.update_kl_limit, self.ends_with_best = math.inf, False
-        # DeepSpeed makes its step within the backward pass.
-        can_leave_out = self.args.diagnostics == "act" and not self.is_deepspeed_enabled
-        self.steps_to_spare = STEPS_TO_SPARE if can_leave_out else 0
         self._seconds_before, self._began = 0.0, time.perf_counter()
         if self._checkpoint is not None:
             self._restore_run_state(self._checkpoint)

@@ -21,9 +21,10 @@ from ..models.scoring import (
     load_reward_model,
     same_tokens,
 )
-from .checks import load_tokenizer
+from .checks import check_repository, load_tokenizer
 from .policy import PolicySource
 from .ppo_config import PPOConfig
+from .reward_errors import await_or_explain, call_or_explain, shown
 
 RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]
 
@@ -114,6 +115,8 @@ def as_reward_function(
     path = function if isinstance(function, str) else str(getattr(function.config, "_name_or_path", ""))
     name = os.path.normpath(path).strip("/") if path else "reward_model"
     hub = hub_arguments(args.model_init_kwargs)
+    if isinstance(function, str):
+        check_repository("reward model", function, args)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(function, args.trust_remote_code, **hub)
     check_reward_tokenizer(tokenizer, path or name)
     scorer = RewardModelScorer(
@@ -153,8 +156,9 @@ def _reward_model(
 
 class ScoreCheck:
     """
-    Looks at what reward functions return, for as long as one rollout is scored, and counts what is not a number: TRL takes
-    NaN for `None`, by which a function abstains, while it is mostly an error in the function.
+    Looks at what reward functions return, for as long as one rollout is scored: names the sample where one raises, and
+    counts what is not a number. TRL takes NaN for `None`, by which a function abstains, while it is mostly an error in the
+    function.
 
     Attributes:
         nan_count (`int`): NaN so far.
@@ -170,19 +174,19 @@ class ScoreCheck:
         if is_async_callable(function):
 
             async def awaited(**inputs: Any) -> Any:
-                return self._checked(await function(**inputs), name)
+                return self._checked(await await_or_explain(function, name, inputs), name)
 
             return awaited
 
         def called(**inputs: Any) -> Any:
-            return self._checked(function(**inputs), name)
+            return self._checked(call_or_explain(function, name, inputs), name)
 
         return called
 
     def _checked(self, scores: Any, name: str) -> list[Any]:
         if scores is None or isinstance(scores, str | Mapping) or not isinstance(scores, Iterable):
             raise TypeError(
-                f"The reward function {name!r} returned {scores!r}. It must return a list with one score, a number or "
+                f"The reward function {name!r} returned {shown(scores)}. It must return a list with one score, a number or "
                 "None, for each completion."
             )
         scores = list(scores)
@@ -193,7 +197,7 @@ class ScoreCheck:
                 self.nan_count += math.isnan(score)
             except TypeError:
                 raise TypeError(
-                    f"The reward function {name!r} returned {score!r} for a completion; a score is a number, or None "
+                    f"The reward function {name!r} returned {shown(score)} for a completion; a score is a number, or None "
                     "where the function does not apply."
                 ) from None
         return scores

@@ -30,11 +30,13 @@ from ..models.roles import (
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
+from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, in_chunks
 from .launch import return_unrounded
 from .measured import MeasuredTrainer
 from .optimization import IS_CRITIC, hold_policy, split_off_critic
+from .out_of_memory import in_phase
 from .reward_functions import loading_arguments, score_affine
 from .vllm import PROBE_PROMPTS, check_engine, sync_policy_only
 
@@ -48,6 +50,9 @@ class RoleTrainer(MeasuredTrainer):
     model; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
     `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
+
+    longest_prompt = 1
+    """Tokens of the longest prompt of the present rollout, on this process."""
 
     def create_accelerator_and_postprocess(self) -> None:
         """As the parent; before it prepares the reference, outputs are kept from being rounded."""
@@ -137,6 +142,7 @@ class RoleTrainer(MeasuredTrainer):
         with self.accelerator.autocast():
             return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled, role)
 
+    @in_phase("score")
     @torch.no_grad()
     def _forward_in_chunks(
         self, model: nn.Module, sequences: Sequences, role: str | None = ACTOR_CRITIC
@@ -154,7 +160,10 @@ class RoleTrainer(MeasuredTrainer):
 
     # ---- Generation by vLLM -----------------------------------------------------------------------------------------
 
+    @in_phase("generate")
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        self.longest_prompt = max(map(len, prompt_ids))
+        check_prompt_ids(prompt_ids, self._tokenizer, self.model.config)
         if self.use_transformers_continuous_batching:
             with kept_for_continuous_batching(self.model, self.args):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)

@@ -127,54 +127,6 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
     assert peak(330) < peak(30) + 2**19
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("empty.jsonl", "", "is empty"),
-        ("blank.csv", "\n\n", "is empty"),
-        ("notes.txt", "Dear diary,\ntoday the reward went up, and up.\n", "no log that is known here"),
-        ("weights.bin", b"\x80\x02}q\x00(X\x05\x00\x00\x00", "content is binary"),
-        ("model.db", b"SQLite format 3\0" + b"\0" * 100, "no project of trackio"),
-        ("state.json", '{"log_history": [', "breaks off"),
-        ("state.json", '{"log_history": []}', "no row"),
-        ("state.json", '{"log_history": [{"step": 1}, {"st', "breaks off"),
-        ("config.json", '{\n "model_type": "llama"\n}\n', "no log that is known here"),
-        ("list.json", "[]", "no row"),
-        ("setup.cfg", "[metadata]\nname = x\n", "no log that is known here"),
-        ("other.jsonl", '{"step": 1, "accuracy": 0.5}\n', "no framework known here logs these keys: accuracy"),
-        ("words.jsonl", '{"step": 1, "text": "hello"}\n', "holds no number besides the step"),
-        ("nulls.jsonl", '{"step": 1, "objective/scores": null}\n', "holds no number besides the step"),
-        ("header.csv", "step,objective/scores,objective/kl\n", "a header and no row"),
-        ("windows.log", "step:1 - critic/kl:0.5\n".encode("utf-16"), "is UTF-16"),
-        ("deep.json", '{"log_history": [' + "[" * 100_000, "breaks off, or is no JSON"),
-        ("deep.jsonl", '{"a":' * 5000 + "1" + "}" * 5000, "no log that is known here"),
-        ("journal.jsonl", '{"kind": "rollout", "step": 1}\n', "no row with a number. 1 line of rollouts"),
-        ("events.out.tfevents.1", b"\x18" + b"\0" * 11 + b"\x09brain.Event:2" + b"\xff" * 30, "is damaged|no row"),
-    ],
-)
-def test_what_is_no_log_is_refused_in_a_sentence(name, content, message, tmp_path, capsys):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=message):
-        diagnose(path)
-    with pytest.raises(SystemExit) as exit_:
-        main(["diagnose", str(path)])
-    printed = capsys.readouterr()
-    assert exit_.value.code == 2 and not printed.out
-    assert printed.err.startswith("rlhf-ext diagnose: error: ") and printed.err.count("\n") == 1
-
-
-def test_folders_that_hold_no_log_or_several(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        diagnose(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="holds no log; accepted are"):
-        diagnose(tmp_path)
-    for name in ("a.jsonl", "b.csv"):
-        (tmp_path / name).write_text("x")
-    with pytest.raises(ValueError, match=r"holds 2 files that may be logs; give one of them: a\.jsonl, b\.csv"):
-        diagnose(tmp_path)
-
-
 def test_a_line_that_does_not_end(tmp_path, monkeypatch):
     from rlhf_ext.diagnostics.formats import text
 

@@ -215,8 +215,9 @@ def test_the_policy_stands_still_while_the_critic_warms_up(critic, peft, tiny_po
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(tiny_policy_path, prompts, ppo_config):
-    args = ppo_config(beta=0.1, critic_warmup_rollouts=2, max_steps=8)
-    with pytest.raises(ValueError, match="takes 8 optimizer steps, but the run has 8"):
+    # How long it is shows when the data is counted; with max_steps it is refused before a model loads.
+    args = ppo_config(beta=0.1, critic_warmup_rollouts=4, max_steps=-1, num_train_epochs=1)
+    with pytest.raises(ValueError, match="takes 16 optimizer steps, but the run has 16"):
         PPOTrainer(tiny_policy_path, code_points, args, prompts).train()
 
 

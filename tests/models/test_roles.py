@@ -11,7 +11,6 @@ from peft import (
     LoraConfig,
     OFTConfig,
     PeftModel,
-    PrefixTuningConfig,
     get_peft_model,
 )
 from torch import nn
@@ -225,18 +224,3 @@ def test_other_adapters_play_policy_reference_and_critic(config, four_roles, tin
             torch.testing.assert_close(reference[b, :n], logprobs(base, ids, n), rtol=1e-4, atol=1e-5)
     names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert any(".critic" in name and "value_head" not in name for name in names)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "PREFIX_TUNING"),
-        (lora(bias="lora_only"), "bias='lora_only'"),
-        (lora(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
-        (lora(layer_replication=[[0, 2], [1, 2]]), "layer_replication="),
-    ],
-    ids=["prefix tuning", "bias", "pissa", "layer replication"],
-)
-def test_adapters_that_cannot_be_a_role_are_refused_by_name(config, message, four_roles):
-    with pytest.raises(ValueError, match=message):
-        four_roles(peft_config=config)

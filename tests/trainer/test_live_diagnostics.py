@@ -14,6 +14,7 @@ from rlhf_ext import DiagnosticsCallback, PPOTrainer, diagnose
 from rlhf_ext.diagnostics import Diagnostics, Event, Finding, Severity
 from rlhf_ext.diagnostics.confidence import confidence
 from rlhf_ext.diagnostics.finding import Cause
+from rlhf_ext.trainer import callbacks
 from rlhf_ext.trainer.callbacks import JOURNAL_FILE, announce, updates_per_rollout
 
 
@@ -201,19 +202,75 @@ def test_settings_that_work_otherwise_than_they_look_are_named_before_a_model_lo
         assert len(warned) == expected
 
 
-def test_what_breaks_in_the_diagnostics_does_not_end_the_run(
-    tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch, caplog
-):
-    def broken(self, record):
-        raise ZeroDivisionError("a bug")
+def broken(*_, **__):
+    raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Diagnostics, "observe", broken)
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (Diagnostics, "observe"),
+        (Diagnostics, "state_dict"),
+        (Diagnostics, "load_state_dict"),
+        (callbacks, "live_settings"),
+        (callbacks, "text_metrics"),
+        (callbacks.Remediation, "decide"),
+    ],
+    ids=lambda place: place[1],
+)
+def test_what_breaks_in_the_diagnostics_does_not_end_the_run(
+    place, tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch, caplog
+):
+    settings = {"beta": 0.1, "diagnostics": "act", "save_strategy": "steps", "save_steps": 4}
+    resume = {}
+    if place[1] == "load_state_dict":
+        PPOTrainer(tiny_policy_path, spread, ppo_config(**settings, max_steps=4), prompts).train()
+        resume["resume_from_checkpoint"] = str(tmp_path / "out" / "checkpoint-4")
+    monkeypatch.setattr(*place, broken)
+    trainer = PPOTrainer(tiny_policy_path, spread, ppo_config(**settings), prompts)
+    trainer.train(**resume)
+    assert trainer.state.global_step == 8
+    said = [record for record in caplog.records if "are off from here on" in record.message]
+    assert [record.exc_info[0] for record in said] == [ZeroDivisionError]
+    assert trainer.diagnostics.diagnostics is None
+
+
+def test_a_journal_that_cannot_be_written_does_not_end_the_run(
+    tiny_policy_path, prompts, ppo_config, tmp_path, caplog
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOURNAL_FILE).symlink_to("/dev/full")
     trainer = PPOTrainer(tiny_policy_path, spread, ppo_config(beta=0.1), prompts)
     trainer.train()
     assert trainer.state.global_step == 8
-    assert [r for r in caplog.records if "are off from here on" in r.message and r.exc_info[0] is ZeroDivisionError]
-    assert len(caplog.records) >= 1
-    assert trainer.diagnostics.diagnostics is None
+    (said,) = [record.message for record in caplog.records if "are off from here on" in record.message]
+    assert "No space left on device" in said
+
+
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_an_evaluation_leaves_the_texts_of_the_rollout_as_they_are(
+    kind, tiny_policy_path, prompts, ppo_config, tmp_path
+):
+    if kind == "chat":
+        prompts = prompts.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+
+    def records(folder, **settings):
+        args = ppo_config(output_dir=str(tmp_path / folder), beta=0.1, max_completion_length=32, **settings)
+        held_out = prompts.select(range(5))
+        trainer = PPOTrainer(tiny_policy_path, spread, args, prompts, eval_dataset=held_out)
+        trainer.train()
+        rows = journal(tmp_path / folder, "rollout")
+        return trainer, [
+            ({k: r["values"].get(k) for k in ("dup_frac", "distinct2", "rep4")}, r["samples"]) for r in rows
+        ]
+
+    trainer, plain = records("plain")
+    # The random numbers of the second rollout follow those of the evaluation, so the first one is compared.
+    assert records("evaluated", eval_strategy="steps", eval_steps=2)[1][0] == plain[0]
+    answers = [x if kind == "text" else x[0]["content"] for x in trainer._logs["completion"]]
+    pairs = [pair for answer in answers for pair in zip(answer.split(), answer.split()[1:], strict=False)]
+    assert plain[-1][0]["distinct2"] == (len(set(pairs)) / len(pairs) if pairs else None)
+    assert not any(sample["completion"].startswith("assistant") for sample in plain[0][1])
 
 
 @pytest.mark.parametrize(("severity", "level"), [(Severity.WARN, "WARN"), (Severity.CRITICAL, "ERROR")])

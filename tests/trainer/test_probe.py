@@ -1,10 +1,12 @@
 """The quality probe: held-out, on the same prompts each time, within its share of the cost, and without a trace."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from rlhf_ext import PPOTrainer
-from rlhf_ext.trainer.probe import Probe
+from rlhf_ext.trainer.probe import Probe, check_probe
 
 
 def spread(completions, **_):
@@ -77,28 +79,11 @@ def test_it_costs_five_percent_unless_told_otherwise(batch, settings, expected, 
     assert len(probe.rows) == probe.size
 
 
-@pytest.mark.parametrize(
-    ("judge", "has_data", "settings", "error", "message"),
-    [
-        (spread, False, {}, ValueError, "held-out prompts: pass them as `eval_dataset`"),
-        (None, False, {"probe_every": 3}, ValueError, "held-out prompts: pass them as `eval_dataset`"),
-        ("judge-model", True, {}, TypeError, "must be a plain Python function"),
-        (spread, True, {"probe_every": 0}, ValueError, "probe_every must be at least 1, got 0"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_a_model_loads(
-    judge, has_data, settings, error, message, prompts, held_out, ppo_config, tiny_policy_path, monkeypatch
-):
-    monkeypatch.setattr("trl.RLOOTrainer.__init__", lambda *_, **__: pytest.fail("a model is loaded"))
-    with pytest.raises(error, match=message):
-        PPOTrainer(
-            tiny_policy_path,
-            spread,
-            ppo_config(**settings),
-            prompts,
-            eval_dataset=held_out if has_data else None,
-            quality_fn=judge,
-        )
+def test_more_processes_than_held_out_prompts_are_refused_before_a_model_loads(held_out):
+    args = SimpleNamespace(world_size=2, probe_every=1, probe_size=None)
+    check_probe(spread, held_out.select(range(2)), args)
+    with pytest.raises(ValueError, match=r"has 1 prompts; a probe needs one for each of the 2 processes\. Pass more"):
+        check_probe(spread, {"first": held_out.select([0]), "second": held_out}, args)
 
 
 def test_a_judge_that_returns_too_few_is_refused(tiny_policy_path, prompts, held_out, ppo_config):

@@ -239,20 +239,13 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(checkpoint, tiny_po
     [
         ({"num_iterations": 3}, "num_iterations was 2 and is 3"),
         ({"per_device_train_batch_size": 2, "steps_per_generation": 4}, "steps_per_generation was 2 and is 4"),
-        ({"seed": 5}, "seed was 1 and is 5"),
         ({"beta": 0.3}, "beta was 'auto' and is 0.3"),
         ({"rows": 15}, "rows of the data was 16 and is 15"),
         ({"kl_target": 1.0}, "target=0.5, this run has target=1.0"),
-        ({"processes": 2}, "number of processes was 2 and is 1"),
-        ({"version": 7}, "checkpoint version 7"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_run_that_cannot_continue_a_checkpoint_is_refused(change, message, checkpoint, tiny_policy_path, ppo_config):
-    manifest = json.loads((checkpoint / "ppo_checkpoint.json").read_text())
-    manifest["settings"]["number of processes"] = change.pop("processes", 1)
-    manifest["version"] = change.pop("version", 1)
-    (checkpoint / "ppo_checkpoint.json").write_text(json.dumps(manifest))
     data = PROMPTS.select(range(change.pop("rows", 16)))
     trainer = PPOTrainer(tiny_policy_path, code_points, ppo_config(**RUN | change), data)
     with pytest.raises(ValueError, match=message):

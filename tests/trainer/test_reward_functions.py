@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_ext.trainer import reward_functions
-from rlhf_ext.trainer.policy import PolicySource
-from rlhf_ext.trainer.reward_functions import as_reward_function, as_reward_functions, unique_names
+from rlhf_ext.trainer.reward_functions import as_reward_function, unique_names
 
 
 @pytest.fixture
@@ -39,31 +38,6 @@ def test_a_reward_model_is_not_spread_over_the_devices_of_other_processes(
     args.distributed_state = SimpleNamespace(distributed_type=kind)
     as_reward_function(tiny_reward_path, None, tiny_tokenizer, args)
     assert loaded_with == [{"trust_remote_code": False, "dtype": "float32"}]
-
-
-def ones(completions, **_):
-    return [1.0] * len(completions)
-
-
-@pytest.mark.parametrize(
-    ("functions", "tokenizers", "weights", "error", "message"),
-    [
-        ([], None, None, ValueError, "empty list"),
-        ([ones, 3], None, None, TypeError, "holds 3, which is neither"),
-        ([ones, ones], None, [1.0], ValueError, r"1 reward_weights were passed for 2 reward_funcs \(\[1.0\]\)"),
-        ([ones, ones], [None], None, ValueError, "1 reward_processing_classes were passed for 2"),
-    ],
-    ids=["none", "number", "weights", "tokenizers"],
-)
-def test_a_list_that_does_not_fit_is_refused_before_a_model_is_loaded(
-    functions, tokenizers, weights, error, message, tiny_reward_path, tiny_tokenizer, ppo_config, loaded_with
-):
-    functions = [tiny_reward_path, *functions[1:]] if functions else []
-    with pytest.raises(error, match=message):
-        as_reward_functions(
-            functions, tokenizers, tiny_tokenizer, ppo_config(reward_weights=weights), PolicySource("policy", None)
-        )
-    assert loaded_with == []
 
 
 def test_names_are_told_apart_by_numbers():

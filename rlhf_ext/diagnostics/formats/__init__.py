@@ -34,6 +34,8 @@ def open_log(path: str | Path, run: str | None = None) -> Source:
         ValueError: If it is no log, or an empty one, or holds several runs and none was named.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {str(path)!r} in {Path.cwd()}; {_ACCEPTED}.")
     return _open_folder(path, run) if path.is_dir() else _open_file(path, run)
 
 
