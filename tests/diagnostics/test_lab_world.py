@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.failures import base, produce, recipes, world
+from benchmarks.failures import base, produce, recipes, small, world
 from benchmarks.failures.stored import read_rows
 from rlhf_ext.diagnostics import Record, RunSettings
 
@@ -20,7 +20,7 @@ def small_world(monkeypatch, tmp_path):
     monkeypatch.setitem(base.REWARD_MODELS, "good", base.RewardModelKind(pairs=64, noise=0.0, epochs=1))
     for name in ("base-gold", "resume", "bug-nan"):
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], rollouts=4))
-    return base.Models(tmp_path / "cache")
+    return small.SmallWorld(tmp_path / "cache")
 
 
 def run(name, models, folder):
