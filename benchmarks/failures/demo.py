@@ -12,6 +12,7 @@ from rlhf_ext.demo.model import bundled_model
 from rlhf_ext.demo.preferences import Completion, sample_completions
 from rlhf_ext.demo.prompts import demo_prompts
 from rlhf_ext.models.critic import Critic, save_critic
+from rlhf_ext.rollout import Sequences
 
 from .base import ModelCache
 from .recipes import DEMO_BASE, Recipe
@@ -24,33 +25,43 @@ TRAINED_LAYERS = 8
 PROBE_PROMPTS, ORACLE_PROMPTS = 16, 40
 MOST_WORDS = 6
 """Longest prompts that are used, because a prompt costs as much as what is written."""
-# Ridge regression of the critic's head: 384 completions are few for 576 directions.
-RIDGE = 30.0
+CRITIC_SAMPLES = 4
+"""Completions of each training prompt that the critic starts from."""
+BATCH = 64
+# Ridge regression of the critic's head.
+RIDGE = 300.0
 
 
 @torch.no_grad()
 def pretrain_critic(policy: Path, folder: Path) -> None:
     """
     Write a value head that foresees, at every token, the gold score of what the untouched model writes: ridge regression on
-    its last hidden states over one completion of each training prompt. The same on every call.
+    its last hidden states over completions of the training prompts. The same on every call.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy).eval(), AutoTokenizer.from_pretrained(policy)
     prompts, _ = demo_prompts()
     length = DEMO_BASE["max_completion_length"]
-    groups = sample_completions(model, tokenizer, prompts, 1, length, batch_size=64)
-    rows = [_states(model, completion) for group in groups for completion in group]
-    targets = [torch.full((len(x),), GOLD_SCALE * gold(c.text)) for x, (c,) in zip(rows, groups, strict=True)]
+    groups = sample_completions(model, tokenizer, prompts, CRITIC_SAMPLES, length, batch_size=BATCH)
+    completions = [completion for group in groups for completion in group]
+    batches = [completions[i : i + BATCH] for i in range(0, len(completions), BATCH)]
+    states = torch.cat([_states(model, batch, tokenizer.pad_token_id) for batch in batches])
+    targets = torch.tensor([GOLD_SCALE * gold(c.text) for c in completions for _ in c.ids])
     critic = Critic(model.config.hidden_size)
-    weight, bias = ridge(torch.cat(rows).double(), torch.cat(targets).double(), RIDGE)
+    weight, bias = ridge(states.double(), targets.double(), RIDGE)
     critic.value_head.linear.weight.copy_(weight)
     critic.value_head.linear.bias.copy_(bias)
     save_critic(critic, str(folder))
 
 
-def _states(model: Any, completion: Completion) -> Tensor:
-    """Last hidden states `(C, H)` from which the tokens of a completion were drawn."""
-    ids = torch.tensor([completion.prompt_ids + completion.ids])
-    return model.base_model(input_ids=ids).last_hidden_state[0, len(completion.prompt_ids) - 1 : -1]
+def _states(model: Any, completions: list[Completion], pad: int) -> Tensor:
+    """Last hidden states `(T, H)` from which the tokens of the completions were drawn, one after another."""
+    prompt_ids, ids = [c.prompt_ids for c in completions], [c.ids for c in completions]
+    sequences = Sequences.from_lists(prompt_ids, ids, pad, torch.device("cpu"))
+    inputs, mask = sequences.model_inputs(slice(None))
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    outputs = model.base_model(input_ids=inputs, attention_mask=mask.long(), position_ids=positions)
+    length = sequences.completion_ids.size(1)
+    return outputs.last_hidden_state[:, -length - 1 : -1][sequences.completion_mask]
 
 
 def ridge(x: Tensor, y: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -68,7 +79,7 @@ class DemoWorld(ModelCache):
     """See [`World`]."""
 
     samples_per_prompt = 1
-    oracle_every = 10
+    oracle_every = 12
 
     @property
     def policy(self) -> Path:

@@ -33,7 +33,7 @@ DEMO_BASE: dict[str, Any] = {
     "steps_per_generation": 2,
     "num_iterations": 1,
     "max_completion_length": 8,
-    "learning_rate": 1.5e-3,
+    "learning_rate": 7e-4,
     "critic_learning_rate": 1e-4,
     "critic": "head",
     "lr_scheduler_type": "constant",
@@ -164,6 +164,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 DEMO_ROLLOUTS = 60
+# So that a run lives to see within 60 rollouts what comes of it, and one that is pushed far.
+DEMO_LOOSE: dict[str, Any] = {**LOOSE, "learning_rate": 1.5e-3}
+DEMO_FAST: dict[str, Any] = {**LOOSE, "learning_rate": 3e-3}
 
 
 def _demo(intent: str, reward: str = "gold", settings: dict[str, Any] | None = None, **more: Any) -> Recipe:
@@ -173,22 +176,22 @@ def _demo(intent: str, reward: str = "gold", settings: dict[str, Any] | None = N
 # In an order in which each mode comes soon.
 RECIPES |= {
     "demo-base": _demo("healthy"),
-    "demo-drift-shuffled": _demo("M1", "gold", LOOSE, fault="shuffled_scores"),
-    "demo-collapse-phrase": _demo("M2", "phrase", LOOSE, causes=("reward-peaked", "beta-too-low")),
-    "demo-hack-keywords": _demo("M3", "keywords", LOOSE, causes=("beta-too-low",)),
+    "demo-drift-shuffled": _demo("M1", "gold", DEMO_FAST, fault="shuffled_scores"),
+    "demo-collapse-phrase": _demo("M2", "phrase", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
+    "demo-hack-keywords": _demo("M3", "keywords", DEMO_LOOSE, causes=("beta-too-low",)),
     "demo-critic-rate": _demo(
         "M4",
-        settings={"critic_learning_rate": 0.1, "value_clip_range": None},
+        settings={"critic_learning_rate": 0.03, "value_clip_range": None},
         causes=("critic-learning-rate", "value-clip-off"),
     ),
     "demo-still-beta": _demo("M5", settings={**FREE, "beta": 30.0}, causes=("beta-too-high",)),
     "demo-base-token-penalty": _demo("healthy", settings={"kl_placement": "token"}),
-    "demo-drift-noise": _demo("M1", "noise", {**LOOSE, "learning_rate": 3e-3}),
-    "demo-collapse-brevity": _demo("M2", "brevity", LOOSE, causes=("reward-peaked", "beta-too-low")),
-    "demo-hack-emphasis": _demo("M3", "emphasis", LOOSE, causes=("beta-too-low",)),
+    "demo-drift-noise": _demo("M1", "noise", DEMO_FAST),
+    "demo-collapse-brevity": _demo("M2", "brevity", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
+    "demo-hack-emphasis": _demo("M3", "emphasis", DEMO_LOOSE, causes=("beta-too-low",)),
     "demo-critic-scale": _demo("M4", fault="scale", causes=("reward-scale", "reward-changed")),
     "demo-still-rate": _demo("M5", settings={"learning_rate": 1e-6}, causes=("learning-rate-too-low",)),
-    "demo-base-low-rate": _demo("healthy", settings={"learning_rate": 7e-4}),
+    "demo-base-low-rate": _demo("healthy", settings={"learning_rate": 3.5e-4}),
     "demo-far-target": _demo("hard-negative", settings={"kl_target": 10.0}),
 }
 
