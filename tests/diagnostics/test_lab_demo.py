@@ -1,5 +1,6 @@
 """The lab's second world: its gold score cannot be gamed, its runs repeat, its page is that of the stored runs."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -64,6 +65,20 @@ def test_ridge_is_the_solution_of_the_augmented_least_squares_problem():
     np.testing.assert_allclose(np.r_[weight.numpy(), bias.item()], expected, rtol=1e-6)
 
 
+def test_the_strength_of_the_critic_is_chosen_on_completions_that_it_was_not_fitted_to():
+    generator = torch.Generator().manual_seed(0)
+    signal, owners = torch.randn(100, 1, generator=generator).double(), torch.arange(100).repeat_interleave(8)
+    # Rows tell whose they are: without a penalty all that was fitted is explained, and little else.
+    identity = torch.eye(100).double()
+    noise = torch.randn(100, generator=generator).double()
+    x, y = torch.cat([identity, signal], 1)[owners], (signal[:, 0] + 2 * noise)[owners]
+    weight, bias = demo.ridge(x, y, 0.1)
+    assert 1 - (y - x @ weight - bias).var() / y.var() > 0.99
+    strength, explained = demo.best_strength(x, y, owners)
+    assert strength >= 1000
+    assert 0.0 < explained < 0.4  # a fifth is signal
+
+
 @pytest.fixture
 def tiny_world(monkeypatch, tmp_path, tiny_policy_path):
     """The second world with a random model of two layers, of which the upper one learns."""
@@ -89,6 +104,7 @@ def test_a_seed_gives_the_same_bytes_and_records_read_as_such(tiny_world, tmp_pa
     assert records[0].values["kl_ref_seq"] == 0.0
     assert records[-1].values["kl_ref_seq"] != 0.0
     assert "quality" in records[0].values
+    assert json.loads((tiny_world.critic / "held_out.json").read_text())["strength"] in demo.STRENGTHS
     outcomes = read_rows(tmp_path / "a" / "oracle.jsonl.gz")
     assert [row["rollout"] for row in outcomes] == [0, 1, 2, 4]
     assert outcomes[0]["kl"] == 0.0
