@@ -39,6 +39,7 @@ MISTAKES = {
     "float16": {"model_init_kwargs": {"dtype": "float16"}},
     "gradient-not-clipped": {"max_grad_norm": 0.0},
     "critic-learning-rate": {"critic_learning_rate": 1e-3},
+    "critic-learning-rate-low": {"critic_learning_rate": 1e-8},
     "epochs": {"num_iterations": 16, "max_steps": 12800},
     "short-run": {"max_steps": 640},
     "critic-warmup": {"critic_warmup_rollouts": 60},
@@ -87,6 +88,16 @@ def test_generation_kwargs_win_over_the_settings_beside_them():
     )
     (finding,) = preflight_of(mismatched)
     assert finding.summary.startswith("top_k=7, min_new_tokens=4: ")
+
+
+def test_whatever_else_changes_the_sampler_is_named_and_the_scored_temperature_is_not():
+    others = {"suppress_tokens": [2], "temperature": 1.5, "use_cache": True}
+    (finding,) = preflight_of(config(allow_mismatched_sampling=True, generation_kwargs=others))
+    assert finding.summary.startswith("suppress_tokens=[2], temperature=1.5: ")
+    assert (
+        preflight_of(config(temperature=1.5, allow_mismatched_sampling=True, generation_kwargs={"temperature": 1.5}))
+        == []
+    )
 
 
 def test_no_norm_is_no_clipping_and_a_rate_that_is_not_set_is_the_policys():

@@ -9,7 +9,9 @@ python -m benchmarks.failures table --split demo --write docs/lab_demo.md
 python -m benchmarks.failures plots --output docs/failures # the images of the pages on each mode
 python -m benchmarks.failures run --split test --act       # the same with diagnostics="act"
 python -m benchmarks.failures act --write docs/lab.md     # what acting saved and cost
-python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on
+python -m benchmarks.failures bound                       # how early the gold score alone could tell of hacking
+python -m benchmarks.failures accept                      # what the test of the verdicts expects from now on, and what
+                                                          # the diagnostics say of how often they are right
 """
 
 import argparse
@@ -78,6 +80,13 @@ def print_acting(arguments: argparse.Namespace) -> None:
         print(tables)
 
 
+def print_bound(arguments: argparse.Namespace) -> None:
+    """Print what an ideal reader of the gold score could say."""
+    from .bound import bound_table
+
+    print(bound_table(RUNS / "tune"))
+
+
 def _put(path: Path, start: str, end: str, tables: str) -> None:
     """Replace what stands between two markers of a page."""
     text = path.read_text(encoding="utf-8")
@@ -114,7 +123,12 @@ def make_parser() -> argparse.ArgumentParser:
     acting = commands.add_parser("act", help="what diagnostics='act' saved and cost")
     acting.add_argument("--write", type=Path, help="page whose tables on acting are replaced")
     acting.set_defaults(action=print_acting)
-    accept = commands.add_parser("accept", help="take the present verdicts on the tune half as the right ones")
+    bound = commands.add_parser("bound", help="how early the gold score alone could tell of hacking")
+    bound.set_defaults(action=print_bound)
+    accept = commands.add_parser(
+        "accept",
+        help="take the present verdicts on the tune half as the right ones, and count how often they are right",
+    )
     accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
     return parser
 

@@ -1,5 +1,6 @@
 """What `diagnostics="act"` saves, and what it costs: runs beside the same runs without it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -7,11 +8,12 @@ from typing import Any
 
 from rlhf_ext.pair_statistics import wilson_interval
 
-from .labels import GOLD_DROP, WORSE_THAN_A_CONSTANT, is_healthy, label
+from .labels import GOLD_DROP, KNEW, WORSE_THAN_A_CONSTANT, critic_failures, explains_nothing, is_healthy, label
 from .recipes import RECIPES
 from .stored import RUNS, folder_of, read_rows
 
 SAVED_MODES = {"M1": "drift", "M4": "critic"}
+CRITIC_WAYS = {"worse": "worse than a constant", "forgot": "explains nothing any more"}
 
 Rows = list[dict[str, Any]]
 
@@ -28,13 +30,23 @@ def is_compared(folder: Path) -> bool:
 def is_saved(mode: str, rows: Rows) -> bool:
     """
     Whether the policy that a run is left with is not damaged. Drift: its gold score is less than half a standard deviation
-    below the best of the run. Critic: at the last three measurements it was no worse than a constant.
+    below the best of the run. Critic: at the last three measurements it was no worse than a constant, and if it ever
+    explained something, at one of them it still did: one that says the same of everything is not saved.
     """
     measured = [row for row in rows if "gold" in row]
     if mode == "M1":
         best = max(row["gold"] for row in measured)
         return measured[-1]["gold"] > best - GOLD_DROP * measured[0]["gold_sd"]
-    return min(row["mc_r2"] for row in measured[-3:]) >= WORSE_THAN_A_CONSTANT
+    return all(is_mended(way, measured) for way in CRITIC_WAYS)
+
+
+def is_mended(way: str, rows: Rows) -> bool:
+    """Whether a critic is in the end, of the ways in which it may fail, rid of this one."""
+    measured = [row for row in rows if "gold" in row]
+    last, knew = measured[-3:], max(row["mc_ev"] for row in measured) > KNEW
+    if way == "forgot":
+        return not (knew and all(explains_nothing(row) for row in last))
+    return min(row["mc_r2"] for row in last) >= WORSE_THAN_A_CONSTANT
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,11 @@ class Pair:
     before: Rows
     after: Rows
     actions: Rows
+
+    @property
+    def measured(self) -> Rows:
+        """Measurements of the run that does not act."""
+        return [row for row in self.before if "gold" in row]
 
     @property
     def gold_change(self) -> float:
@@ -85,13 +102,10 @@ def act_table(found: list[Pair]) -> str:
     lines = ["| runs | | acting |", "|---|---|---|"]
     for mode, name in SAVED_MODES.items():
         failed = [pair for pair in found if mode in pair.modes]
-        # What would count as saved without anything being done: the label allows for what comes back late.
-        anyway = sum(is_saved(mode, pair.before) for pair in failed)
-        saved = sum(is_saved(mode, pair.after) for pair in failed)
-        if failed:
-            low, high = wilson_interval(saved, len(failed))
-            text = f"{saved}/{len(failed)} ({low:.2f} to {high:.2f}) end undamaged; {anyway} without acting"
-            lines.append(f"| {mode} {name} | {len(failed)} | {text} |")
+        lines += _saved_row(f"{mode} {name}", failed, lambda rows, mode=mode: is_saved(mode, rows))  # type: ignore[misc]
+    for way, name in CRITIC_WAYS.items():
+        failed = [pair for pair in found if "M4" in pair.modes and way in critic_failures(pair.measured)]
+        lines += _saved_row(f"of these {name}", failed, lambda rows, way=way: is_mended(way, rows))  # type: ignore[misc]
     healthy = [pair for pair in found if pair.healthy]
     changes = [pair.gold_change for pair in healthy]
     if len(changes) > 1:
@@ -100,6 +114,16 @@ def act_table(found: list[Pair]) -> str:
         text = f"final gold {mean(changes):+.3f} +- {error:.3f} standard deviations of the score; {touched} acted upon"
         lines.append(f"| healthy | {len(healthy)} | {text} |")
     return "\n".join(lines)
+
+
+def _saved_row(title: str, failed: list[Pair], holds: Callable[[Rows], bool]) -> list[str]:
+    if not failed:
+        return []
+    # What would count as saved without anything being done: the label allows for what comes back late.
+    anyway, saved = sum(holds(pair.before) for pair in failed), sum(holds(pair.after) for pair in failed)
+    low, high = wilson_interval(saved, len(failed))
+    text = f"{saved}/{len(failed)} ({low:.2f} to {high:.2f}) end undamaged; {anyway} without acting"
+    return [f"| {title} | {len(failed)} | {text} |"]
 
 
 def act_runs_table(found: list[Pair]) -> str:

@@ -10,6 +10,9 @@ from transformers import TrainerCallback
 from rlhf_ext.trainer import measured
 
 SCALE = 10.0
+BONUS = 10.0
+OFFSET = 20.0
+DROPOUT = 0.1
 
 
 class _From(TrainerCallback):
@@ -30,6 +33,21 @@ def _scale(trainer: Any) -> None:
     """The reward's scale grows tenfold half-way."""
     shift, unit = trainer._score_affine
     trainer.add_callback(_From(0.5, lambda: setattr(trainer, "_score_affine", (shift, unit / SCALE))))
+
+
+def _add_to_scores(trainer: Any, bonus: float) -> None:
+    shift, unit = trainer._score_affine
+    trainer._score_affine = shift - bonus * unit, unit
+
+
+def _bonus(trainer: Any) -> None:
+    """Half-way somebody adds a bonus that every note gets."""
+    trainer.add_callback(_From(0.5, lambda: _add_to_scores(trainer, BONUS)))
+
+
+def _offset(trainer: Any) -> None:
+    """Scores on a scale from 0 to a few tens, which nobody centred."""
+    _add_to_scores(trainer, OFFSET)
 
 
 def _breaks_reward(fraction: float, **state: Any) -> Callable[[Any], None]:
@@ -61,12 +79,14 @@ def _dropout(trainer: Any) -> None:
     """Dropout is on in the update, and the trainer's own check of the first pass is taken out."""
     for module in trainer.model.modules():
         if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.1
+            module.attention_dropout = DROPOUT
     measured.check_first_pass = lambda *_: None
 
 
 FAULTS: dict[str, Callable[[Any], None]] = {
     "scale": _scale,
+    "bonus": _bonus,
+    "offset": _offset,
     # Every score goes to another note, as when rows are joined in the wrong order.
     "shuffled_scores": _breaks_reward(1 / 3, is_shuffled=True),
     # A judge that was replaced by one that hardly looks.

@@ -122,26 +122,36 @@ def _collapse(rows: Rows) -> Label | None:
     return Label("M2", rows[onset]["rollout"], rows[at]["rollout"])
 
 
-def _critic(rows: Rows) -> Label | None:
+def critic_failures(rows: Rows) -> dict[str, int]:
     """
-    M4, not while it may still learn: three times in a row the critic is worse than a constant at true returns, or five
-    times it explains nothing of what it explained before and what can be foreseen. (A critic that explains little passes
-    zero by the noise of a measurement.)
+    Ways in which the critic failed -> index at which it began, not while it may still learn: three times in a row `"worse"`
+    than a constant at true returns, or five times it `"forgot"`, explaining nothing of what it explained before and what
+    can be foreseen. (A critic that explains little passes zero by the noise of a measurement.)
     """
     settled = SETTLING * rows[-1]["rollout"]
     wrong, forgot, known = [], [], 0.0
     for row in rows:
         late = row["rollout"] > settled
         wrong.append(late and row["mc_r2"] < WORSE_THAN_A_CONSTANT and row["score_sd"] > LEAST_SPREAD)
-        nothing = row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
-        forgot.append(late and nothing and known > KNEW)
+        forgot.append(late and explains_nothing(row) and known > KNEW)
         known = max(known, row["mc_ev"])
-    begins = [at for at in (_first_lasting(wrong, times=3), _first_lasting(forgot, times=5)) if at is not None]
-    if not begins:
+    begins = {"worse": _first_lasting(wrong, times=3), "forgot": _first_lasting(forgot, times=5)}
+    return {way: at for way, at in begins.items() if at is not None}
+
+
+def _critic(rows: Rows) -> Label | None:
+    """M4: the critic failed one way or the other."""
+    failures = critic_failures(rows)
+    if not failures:
         return None
-    at = min(begins)
+    at = min(failures.values())
     onset = max((i for i in range(at) if rows[i]["mc_r2"] > 0), default=0)
     return Label("M4", rows[onset]["rollout"], rows[at]["rollout"])
+
+
+def explains_nothing(row: dict[str, Any]) -> bool:
+    """Whether the critic explains nothing of what can be foreseen."""
+    return row["mc_ev"] < KNOWS_NOTHING and row["reliability"] > FORESEEABLE
 
 
 def _still(rows: Rows) -> Label | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ext.diagnostics.diversity import duplicate_fraction
-from rlhf_ext.functional import masked_sum
+from rlhf_ext.functional import apply_missing_eos_penalty, clip_scores, masked_sum
 from rlhf_ext.models.scoring import RewardModelScorer
 from rlhf_ext.rollout import Sequences
 
@@ -70,15 +70,28 @@ class Oracle:
         samples (`int`): Completions of each.
         gold (`Callable`): Gold scores of completions.
         seed (`int`): Seed of the completions, the same at every measurement.
+        asked_later (`Callable`, *optional*):
+            Whether training asks for a prompt of that kind from half-way on, and before that for the others, where a
+            curriculum changes them. A critic is to foresee what training asks now.
     """
 
-    def __init__(self, trainer: Any, reference: Any, prompts: list[str], samples: int, gold: Gold, seed: int) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        reference: Any,
+        prompts: list[str],
+        samples: int,
+        gold: Gold,
+        seed: int,
+        asked_later: Callable[[str], bool] | None = None,
+    ) -> None:
         self.trainer = trainer
         self.reference = reference.eval()
         self.prompts = prompts
         self.samples = samples
         self.gold = gold
         self.seed = seed
+        self.asked_later = asked_later
         self.shift, self.unit = (float(x[0]) for x in trainer._score_affine)
 
     @torch.no_grad()
@@ -120,40 +133,56 @@ class Oracle:
     def _critic(self, notes: Notes, kl: Tensor) -> dict[str, float]:
         """
         Mean score by the run's own reward before anything rescaled it, and how well the critic foresees Monte-Carlo
-        returns: `mc_ev = 1 - var(R - V) / var(R)`, and `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs.
-        `reliability` is the correlation of two scorings of the same notes; what it lacks, nobody can foresee.
+        returns of the scores that training sees now: `mc_ev = 1 - var(R - V) / var(R)`, and
+        `mc_r2 = 1 - mean((R - V)^2) / var(R)`, which a wrong level costs. `score_sd` is the spread of those scores in
+        the units of the start; without any there is nothing to foresee. `reliability` is the correlation of two scorings of
+        the same notes; what it lacks, nobody can foresee.
         """
         trainer = self.trainer
-        scores = self._scores(notes)
+        raw = self._raw_scores(notes)
+        scores = (raw - self.shift) / self.unit
         outputs = trainer._forward_in_chunks(trainer.model, notes.sequences)
         beta = trainer.kl_controller.beta if trainer.kl_controller is not None else 0.0
-        mask = notes.sequences.completion_mask
-        returns = (scores * self.scale - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
+        mask = notes.sequences.completion_mask & self._asked_now(notes).unsqueeze(1)
+        trained = self._trained_scores(raw, notes)
+        returns = (trained - beta * kl.float()).unsqueeze(1).expand_as(outputs.values)[mask]
         errors = returns - outputs.values[mask]
         variance = returns.var().clamp(min=1e-6)
         return {
             "proxy": scores.mean(),
-            "score_sd": scores.std(),
+            "score_sd": trained.std() * float(trainer._score_affine[1][0]) / self.unit,
             "reliability": self._reliability(notes, scores),
             "mc_ev": 1 - errors.var() / variance,
             "mc_r2": 1 - errors.square().mean() / variance,
         }
 
+    def _asked_now(self, notes: Notes) -> Tensor:
+        """Whether a note answers a prompt of the kind that training asks now, of shape `(B,)`."""
+        if self.asked_later is None:
+            return torch.ones(len(notes.prompts), dtype=torch.bool)
+        state = self.trainer.state
+        is_late = state.global_step >= state.max_steps / 2
+        return torch.tensor([self.asked_later(prompt) == is_late for prompt in notes.prompts])
+
     def _reliability(self, notes: Notes, scores: Tensor) -> float:
         if isinstance(self.trainer.reward_funcs[0], RewardModelScorer):  # Says the same of the same.
             return float(scores.std() > 0)
-        return correlation(scores, self._scores(notes)) or 0.0
+        return correlation(scores, (self._raw_scores(notes) - self.shift) / self.unit) or 0.0
 
-    def _scores(self, notes: Notes) -> Tensor:
-        """Scores as at the start of the run."""
+    def _raw_scores(self, notes: Notes) -> Tensor:
+        """What the run's own reward says."""
         function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
         raw = torch.tensor(function(prompts=notes.prompts, completions=notes.texts, completion_ids=notes.ids))
-        return (raw.nan_to_num(nan=raw.nanmean().item()) - self.shift) / self.unit
+        return raw.nan_to_num(nan=raw.nanmean().item())
 
-    @property
-    def scale(self) -> float:
-        """By what a fault has multiplied the scores."""
-        return self.unit / float(self.trainer._score_affine[1][0])
+    def _trained_scores(self, raw: Tensor, notes: Notes) -> Tensor:
+        """The scores as training takes them at this time: rescaled, less for a note that does not end, and clipped."""
+        args, (shift, unit) = self.trainer.args, self.trainer._score_affine
+        scores = (raw - float(shift[0])) / float(unit[0])
+        if args.missing_eos_penalty:
+            ends = torch.tensor([ids[-1:] == [self.trainer._tokenizer.eos_token_id] for ids in notes.ids])
+            scores = apply_missing_eos_penalty(scores, ends, args.missing_eos_penalty)
+        return scores if args.score_clip is None else clip_scores(scores, args.score_clip)
 
 
 def correlation(x: Tensor, y: Tensor) -> float | None:

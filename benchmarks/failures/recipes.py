@@ -55,6 +55,7 @@ class Recipe:
         rollouts (`int`): Length of the run.
         num_subjects (`int`): Subjects that a request asks for.
         causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
+        lint (`tuple[str]`): What the check of the settings must warn of before the run; of nothing else.
         world (`str`): World that it runs in, a key of `BASES`.
     """
 
@@ -65,6 +66,7 @@ class Recipe:
     rollouts: int = ROLLOUTS
     num_subjects: int = 2
     causes: tuple[str, ...] = ()
+    lint: tuple[str, ...] = ()
     world: str = "small"
 
 
@@ -122,6 +124,7 @@ RECIPES: dict[str, Recipe] = {
         "gold",
         {"critic_learning_rate": 0.03, "value_clip_range": None, "num_iterations": 4},
         causes=("critic-learning-rate", "value-clip-off", "too-many-epochs"),
+        lint=("critic-learning-rate",),
     ),
     "critic-scale": Recipe("M4", "gold", fault="scale", causes=("reward-scale", "reward-changed")),
     "critic-cold": Recipe(
@@ -129,11 +132,29 @@ RECIPES: dict[str, Recipe] = {
         "good",
         {"critic_learning_rate": 1e-7},
         fault="random_critic",
-        causes=("critic-not-warmed-up", "value-start"),
+        causes=("critic-not-warmed-up", "critic-too-slow"),
+        lint=("critic-learning-rate-low",),
     ),
+    "critic-slow": Recipe(
+        "M4",
+        "gold",
+        {"critic_learning_rate": 1e-5},
+        fault="random_critic",
+        causes=("critic-not-warmed-up", "critic-too-slow"),
+        lint=("critic-learning-rate-low",),
+    ),
+    "critic-bonus": Recipe("M4", "gold", fault="bonus", causes=("critic-too-slow", "reward-changed")),
     "still-beta": Recipe("M5", "good", {**FREE, "beta": 30.0}, causes=("beta-too-high",)),
-    "still-target": Recipe("M5", "good", {"kl_target": 0.02}, causes=("beta-too-high", "controller-at-upper-bound")),
-    "still-rate": Recipe("M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",)),
+    "still-target": Recipe(
+        "M5",
+        "good",
+        {"kl_target": 0.02},
+        causes=("beta-too-high", "controller-at-upper-bound"),
+        lint=("kl-target-near",),
+    ),
+    "still-rate": Recipe(
+        "M5", "good", {"learning_rate": 6e-7}, causes=("learning-rate-too-low",), lint=("critic-learning-rate",)
+    ),
     "still-constant": Recipe("M5", "constant", {**FREE, "beta": 0.1}, causes=("constant-score",)),
     "still-frozen": Recipe("M5", "good", fault="freeze_policy", causes=("frozen-parameters", "no-gradient")),
     "bug-nan": Recipe("X1", "gold", fault="nan_scores", causes=("reward-not-finite",)),
@@ -142,14 +163,18 @@ RECIPES: dict[str, Recipe] = {
         "gold",
         {"generation_kwargs": {"temperature": 1.5}, "allow_mismatched_sampling": True},
         causes=("sampler-settings", "temperature"),
+        lint=("sampler",),
     ),
     "bug-min-tokens": Recipe(
         "X2",
         "gold",
         {"generation_kwargs": {"min_new_tokens": 22}, "allow_mismatched_sampling": True},
         causes=("sampler-settings",),
+        lint=("sampler",),
     ),
-    "bug-dropout": Recipe("X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",)),
+    "bug-dropout": Recipe(
+        "X3", "good", {"disable_dropout": False}, fault="dropout", causes=("dropout",), lint=("dropout",)
+    ),
     "bug-eos": Recipe(
         "X10",
         "gold",
@@ -159,7 +184,12 @@ RECIPES: dict[str, Recipe] = {
             # Without it, a text of fixed length might be what is wanted.
             "missing_eos_penalty": 1.0,
         },
-        causes=("no-eos", "eos-never-sampled"),
+        causes=("no-eos", "eos-never-sampled", "sampler-settings"),
+        lint=("sampler",),
+    ),
+    "bug-stuck": Recipe("X14", "gold", fault="stuck_scores", causes=("constant-score",)),
+    "bug-clipped": Recipe(
+        "X14", "gold", {**FREE, "beta": 0.1, "score_clip": 5.0}, fault="offset", causes=("constant-score",)
     ),
 }
 

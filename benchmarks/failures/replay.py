@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlhf_ext.diagnostics.confidence import TABLE
+
+from .calibrate import as_json, calibration
 from .verdicts import diagnose, load
 
 VERDICTS = Path(__file__).parent / "verdicts.json"
@@ -16,9 +19,11 @@ def replay(folder: Path) -> dict[str, Any]:
 
 
 def write_verdicts(folder: Path) -> None:
-    """Accept the present verdicts: one line a run."""
-    lines = [f"{json.dumps(run)}: {json.dumps(verdict)}" for run, verdict in replay(folder).items()]
+    """Accept the present verdicts, one line a run, and how often they are right."""
+    verdicts = replay(folder)
+    lines = [f"{json.dumps(run)}: {json.dumps(verdict)}" for run, verdict in verdicts.items()]
     VERDICTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    TABLE.write_text(as_json(calibration(folder, verdicts)), encoding="utf-8")
 
 
 def moved(folder: Path) -> list[str]:

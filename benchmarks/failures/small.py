@@ -18,6 +18,10 @@ def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request],
     return requests[:184], requests[184:200], requests[200:264]
 
 
+def _asks_for_three(prompt: str) -> bool:
+    return len(Request.from_prompt(prompt).subjects) == 3
+
+
 class SmallWorld(Models):
     """See [`World`]."""
 
@@ -27,12 +31,15 @@ class SmallWorld(Models):
     def prompts(self, recipe: Recipe, seed: int, rollout_size: int) -> Prompts:
         """A curriculum asks for three subjects from half-way on."""
         train, probe, held_out = split_requests(recipe.num_subjects)
+        asked_later = None
         if recipe.fault == "curriculum":
+            asked_later = _asks_for_three
             rng = random.Random(seed)
             half = recipe.rollouts // 2 * rollout_size
             train = [rng.choice(train) for _ in range(half)] + [random_request(rng, 3) for _ in range(half)]
-            held_out = held_out[:32] + split_requests(3)[2][:32]
-        return Prompts(*([request.prompt for request in requests] for requests in (train, probe, held_out)))
+            held_out += split_requests(3)[2]
+        prompts = ([request.prompt for request in requests] for requests in (train, probe, held_out))
+        return Prompts(*prompts, asked_later)
 
     def gold(self, prompts: list[str], completions: list[str]) -> list[float]:
         """Gold score of each note."""

@@ -1,5 +1,6 @@
 """Who saw which failure, and when: one table over the stored runs of a split."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ from statistics import median
 
 from rlhf_ext.pair_statistics import wilson_interval
 
+from .bound import bound_table
+from .calibrate import calibration, calibration_table
 from .labels import Label, is_healthy, label
 from .recipes import RECIPES
+from .replay import VERDICTS
 from .stored import read_rows
 from .verdicts import READERS, Verdict, load
 
@@ -23,6 +27,7 @@ MODES = {
     "X2": "sampler does not match",
     "X3": "dropout in the update",
     "X10": "EOS masked",
+    "X14": "scores all the same",
 }
 NO_PROBE = "diagnostics without the quality probe"
 BUGS = tuple(mode for mode in MODES if mode.startswith("X"))
@@ -157,7 +162,13 @@ def page(folder: Path) -> str:
     for split, title in (("test", "Test half (seeds from 10)"), ("tune", "Tune half (seeds below 10)")):
         runs = results(folder / split)
         parts += [f"### {title}: {len(runs)} runs", recall_table(runs), lead_table(runs)]
+    counts = calibration(folder / "tune", json.loads(VERDICTS.read_text(encoding="utf-8")))
+    parts += ["### How early the gold score alone could tell of hacking, tune half", bound_table(folder / "tune")]
+    parts += ["### What findings of the tune half were worth", calibration_table(counts)]
     everything = results(folder / "tune") + results(folder / "test")
+    from .lint import lint_table  # Imports the trainer.
+
+    parts += ["### Settings, before the runs", lint_table()]
     return "\n\n".join([*parts, "### What became of the recipes", outcome_table(everything)])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,11 +23,15 @@ from .stored import write_rows
 
 
 class Prompts(NamedTuple):
-    """Prompts to train on, those of the quality probe, and those of the oracle."""
+    """
+    Prompts to train on, those of the quality probe, those of the oracle, and where a curriculum changes them, whether one
+    is asked from half-way on.
+    """
 
     train: list[str]
     probe: list[str]
     held_out: list[str]
+    asked_later: Callable[[str], bool] | None = None
 
 
 class World(Protocol):
@@ -124,7 +129,8 @@ def simulate(
         }
 
         def oracle_of(trainer: PPOTrainer) -> Oracle:
-            return Oracle(trainer, reference, prompts.held_out, world.samples_per_prompt, world.gold, seed)
+            samples = world.samples_per_prompt
+            return Oracle(trainer, reference, prompts.held_out, samples, world.gold, seed, prompts.asked_later)
 
         def make_trainer() -> PPOTrainer:
             trainer = PPOTrainer(

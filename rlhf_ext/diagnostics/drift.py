@@ -1,5 +1,6 @@
 """M1: the KL to the reference keeps rising."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from .signals import (
     decline,
     describe,
     distance,
+    first_spread,
     held_out_falls,
     quality_improves,
     score_gains,
@@ -21,6 +23,9 @@ from .signals import (
     still_beta,
 )
 from .statistics import PageHinkley, median, robust_sd, robust_z
+
+START = 3
+"""First rollouts, whose mean score is that of the reference as long as the policy is near it."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,15 @@ class DriftConfig:
         growth (`float`): Rise within a window; below 25 % two of three healthy public logs raise an alarm.
         least_kl (`float`): Nats per sequence below which there is no drift: the policy still writes the reference's text.
         score_fall (`float`): Fall of the score from its best, in standard deviations of one rollout. Autocorrelated noise
-            alone reaches it in a third of the series of 100 rollouts, so that it must also be
-        score_share (`float`): that many spreads of the scores within a rollout, four times the noise of a mean of 64.
+            alone reaches it often, so that it must also be
+        score_share (`float`): that many spreads of the scores within a rollout, three times the noise of a mean of 64.
         jump_delta, jump_threshold (`float`): Page-Hinkley on the step of sqrt(KL), in standard deviations of the reference
             window: half a deviation is tolerated for ever; an outlier takes back with its second step what it added.
         jump_growth (`float`): Factor within a window that makes the step matter.
+        paid_kl (`float`): Nats per sequence from which a gain may be asked for.
+        least_return (`float`): Gain of the score over `sigma * sqrt(2 KL)`, the largest that a Gaussian score of standard
+            deviation sigma can have at that KL. The lab's healthy runs have 0.1 to 0.6 of it from 2 nats on, a healthy
+            public one 0.1; a score that is noise less than 0.05. Twice as much closes the finding.
     """
 
     over_target: float = 1.5
@@ -48,11 +57,13 @@ class DriftConfig:
     trend: float = 2.58
     growth: float = 1.25
     least_kl: float = 1.0
-    score_fall: float = 3.0
-    score_share: float = 0.5
+    score_fall: float = 2.0
+    score_share: float = 0.4
     jump_delta: float = 0.5
     jump_threshold: float = 10.0
     jump_growth: float = 2.0
+    paid_kl: float = 2.0
+    least_return: float = 0.05
 
 
 class Drift(Detector):
@@ -69,14 +80,16 @@ class Drift(Detector):
         self._steps: list[float] = []
         self._last: float | None = None
         self._scale: tuple[float, float] | None = None
+        self._start: list[float] = []
         super().__init__(settings)
 
     def list_rules(self) -> tuple[Rule, ...]:
         needs = ("kl_ref_seq|kl_ref_tok",)
         return (
             Rule("target", self._above_target, needs, windows=0.25),
+            Rule("no-return", self._without_return, (*needs, "score_mean", "score_std"), windows=0.0, on="score_mean"),
             Rule("no-gain", self._without_gain, (*needs, "score_mean")),
-            Rule("loss", self._with_loss, (*needs, "score_mean")),
+            Rule("loss", self._with_loss, (*needs, "score_mean"), on="score_mean"),
             Rule("jump", self._jumped, needs),
         )
 
@@ -103,6 +116,42 @@ class Drift(Detector):
                 "len_mean",
             ),
         )
+
+    def _without_return(self, history: History) -> Verdict | None:
+        """
+        By KL nats a score of standard deviation sigma can gain `sigma * sqrt(2 KL)` (Gaussian: by Donsker and Varadhan
+        `E_p[s] - E_q[s] <= inf_t (KL + t^2 sigma^2 / 2) / t`); here next to nothing of it was gained. Needs no window.
+        """
+        name, _, target = distance(history)
+        seen, gain = history.level(name), self._return(history)
+        if gain is None or seen is None or (target is not None and seen <= self.config.over_target * target):
+            return None
+        # What is open closes only with a clear return.
+        least = self.config.least_return * (1 if self.finding is None else 2)
+        if gain > least or quality_improves(history):
+            return None
+        start, statistic = (
+            sum(self._start) / len(self._start),
+            f"{gain:.2f} of the gain possible (alarm up to {least:g})",
+        )
+        return Verdict(
+            Severity.WARN,
+            "drift without return",
+            f"The policy is {history.level('kl_ref_seq'):.3g} nats/sequence from the reference, but the score, which could "
+            f"have gained by that, went from {start:.3g} to {history.level('score_mean'):.3g}.",
+            (
+                history.evidence("kl_ref_seq", statistic, before=0.0),
+                history.evidence("score_mean", statistic, before=start),
+            ),
+            ("kl_update", "len_mean"),
+        )
+
+    def _return(self, history: History) -> float | None:
+        """Gain of the score since the start over the largest possible at this KL; `None` nearer than `paid_kl`."""
+        kl, score, spread = history.level("kl_ref_seq"), history.level("score_mean"), first_spread(history)
+        if kl is None or score is None or not spread or not self._start or kl < self.config.paid_kl:
+            return None
+        return (score - sum(self._start) / len(self._start)) / (spread * math.sqrt(2 * kl))
 
     def _without_gain(self, history: History) -> Verdict | None:
         name, unit, target = distance(history)
@@ -132,15 +181,16 @@ class Drift(Detector):
     def _with_loss(self, history: History) -> Verdict | None:
         """The score falls from its best, and the policy is further away than it was then."""
         name, unit, target = distance(history)
-        fall, spread, kl = decline(history, "score_mean"), history.level("score_std"), history.level(name)
-        if fall is None or kl is None or quality_improves(history):
+        spread, kl = history.level("score_std"), history.level(name)
+        if kl is None or (target is not None and kl <= self.config.over_target * target):
+            return None
+        fall = decline(history, "score_mean")
+        if fall is None or quality_improves(history):
             return None
         steps, values = history.logged(name, 2 * history.windows.window)[1:]
         earlier = values[steps <= fall.best_step]
         least = self.config.least_kl if name == "kl_ref_seq" else 0.0
         if not earlier.size or kl < max(least, self.config.growth * median(earlier[-5:])):
-            return None
-        if target is not None and kl <= self.config.over_target * target:
             return None
         if fall.in_noise <= self.config.score_fall or fall.best - fall.now <= self.config.score_share * (
             spread or 0.0
@@ -162,6 +212,9 @@ class Drift(Detector):
         """
         name = distance(history).name
         kl = history.now(name)
+        score, seq = history.now("score_mean"), history.now("kl_ref_seq")
+        if score is not None and seq is not None and history.rows <= START and abs(seq) < self.config.least_kl:
+            self._start.append(score)
         if kl is None or history.settled <= 0:
             return
         here, last = max(kl, 0.0) ** 0.5, self._last
@@ -211,6 +264,7 @@ class Drift(Detector):
     def causes(self, history: History) -> list[Cause]:
         return [
             causes.weak_penalty(history),
+            self._blind_reward(history),
             causes.large_updates(history),
             causes.score_scale(history),
             causes.longer_answers(history),
@@ -219,12 +273,25 @@ class Drift(Detector):
             causes.unscaled_temperature(history),
         ]
 
+    def _blind_reward(self, history: History) -> Cause:
+        gain = self._return(history)
+        return causes.cause(
+            "reward-blind",
+            "The score does not depend on what the policy changes: noise, another prompt's answer, a default.",
+            None if gain is None else gain <= self.config.least_return,
+            "Compare the score with its start."
+            if gain is None
+            else f"The score gained {gain:.2f} of what it could at this KL (blind up to {self.config.least_return:g}).",
+            "Score some completions twice, and good and bad ones by hand; train on when the reward tells them apart.",
+        )
+
     def state_dict(self) -> dict[str, Any]:
         own = {"jump": self._jump.state_dict(), "steps": list(self._steps), "last": self._last}
+        own["start"] = list(self._start)
         return super().state_dict() | own | {"scale": self._scale and list(self._scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._jump.load_state_dict(state["jump"])
-        self._steps, self._last = list(state["steps"]), state["last"]
+        self._steps, self._last, self._start = list(state["steps"]), state["last"], list(state["start"])
         self._scale = state["scale"] and (state["scale"][0], state["scale"][1])

@@ -18,7 +18,7 @@ from .rewards import NoSignal, RewardScale, Saturation
 from .texts import LengthCollapse, LengthExploitation, Repetition, Truncation
 from .updates import ClipSaturation, Controller, GradientSpikes, UpdateSize
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFinite,
@@ -29,12 +29,12 @@ DETECTORS: tuple[type[Detector], ...] = (
     Saturation,
     RewardScale,
     Movement,
-    Critic,
-    ExplainedVariance,
-    GradientSpikes,
     UpdateSize,
     ClipSaturation,
     Drift,
+    Critic,
+    ExplainedVariance,
+    GradientSpikes,
     Controller,
     Hacking,
     Collapse,
@@ -44,8 +44,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     Repetition,
 )
 """By precedence: what stands earlier causes what stands later. Numbers that are not finite; bugs; no signal, or another; no
-movement, which leaves a critic nothing to foresee; the critic; the size of the updates; drift; what drift does to the
-outputs."""
+movement, which leaves a critic nothing to foresee; the size of the updates; drift, by which it may lose what it foresaw;
+the critic; what drift does to the outputs."""
 
 PRECEDENCE = {detector.mode: place for place, detector in enumerate(DETECTORS)}
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any, Literal
 
+from .confidence import Confidence, confidence
 from .record import Sample
 
 Check = Literal["confirmed", "refuted", "open"]
@@ -84,13 +85,21 @@ class Finding:
     causes: tuple[Cause, ...] = ()
     samples: tuple[Sample, ...] = ()
 
+    @property
+    def confidence(self) -> Confidence | None:
+        """How often such a finding was right in the lab; `None` for what is only worth knowing."""
+        return None if self.severity < Severity.WARN else confidence(self.mode, self.severity.name)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self) | {"severity": self.severity.name, "samples": [s._asdict() for s in self.samples]}
+        told = self.confidence and self.confidence._asdict()
+        samples = [sample._asdict() for sample in self.samples]
+        return asdict(self) | {"severity": self.severity.name, "confidence": told, "samples": samples}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Finding":
         """The finding that [`~Finding.as_dict`] wrote."""
+        plain = {name: value for name, value in plain.items() if name != "confidence"}
         parts = {
             "severity": Severity[plain["severity"]],
             "evidence": tuple(Evidence(**item) for item in plain["evidence"]),

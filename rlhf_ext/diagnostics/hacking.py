@@ -1,6 +1,10 @@
 """M3: the reward rises while the quality falls."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from . import causes
 from .causes import cause, setting
@@ -8,7 +12,8 @@ from .detector import Detector, Rule, Verdict
 from .finding import Cause, Evidence, Severity
 from .history import History
 from .record import RunSettings
-from .signals import CLEAR_FALL, decline, quality_improves, score_improves
+from .signals import decline, first_spread, quality_improves, score_improves, wider
+from .statistics import bend_noise, largest_fall
 
 SCALARS_CANNOT_TELL = (
     "Numbers of the training alone cannot tell reward hacking from learning: read the samples, or measure a held-out "
@@ -22,10 +27,15 @@ class HackingConfig:
     Thresholds.
 
     Args:
-        warn_sds, critical_sds (`float`): Held-out quality below its best, in standard deviations of one value. On noise
-            without a trend they are passed, three probes in a row, by 4 % and by less than 1 % of series of 20.
-        rising_sds (`float`): The same where the score rose clearly since the best, by twice the noise of a rollout. A
-            quality that goes with the score would have risen too; none of the lab's healthy runs passes it three times.
+        few_probes (`int`): Held-out values below which nothing is said.
+        doubt (`float`): The noise of n held-out values, itself estimated from them, is taken as `sqrt(1 + doubt / (n - 2))`
+            larger.
+        warn_sds (`float`): Held-out quality below what the score promises, in standard errors. Where the quality rises and
+            settles, two probes in a row pass it in 1 % of series of 20 values and 2 % of 48, on noise without a trend in
+            4 % and 12 % (docs/diagnostics.md).
+        follow (`float`): Standard deviations of one held-out value that the quality should gain while the score gains a
+            standard deviation of its own; the lab's healthy runs gain 1 to 4 (16 notes a value).
+        critical_sds (`float`): Held-out quality below its best, in standard deviations of one value.
         disagreement (`float`): Growth of the disagreement between reward models that leaves their common ground.
         outliers (`float`): Share of completions outside the reward model's training data.
         spread (`float`): Spread of the scores over that of the reference, with the mean at the ceiling.
@@ -38,9 +48,11 @@ class HackingConfig:
         signs (`int`): Signs that must agree; each alone is common in healthy runs.
     """
 
-    warn_sds: float = CLEAR_FALL
+    few_probes: int = 5
+    doubt: float = 4.0
+    warn_sds: float = 3.5
+    follow: float = 1.0
     critical_sds: float = 3.0
-    rising_sds: float = 1.25
     disagreement: float = 1.5
     outliers: float = 0.2
     spread: float = 0.25
@@ -63,39 +75,55 @@ class Hacking(Detector):
 
     def __init__(self, settings: RunSettings, config: HackingConfig | None = None) -> None:
         self.config = config or HackingConfig()
+        # Step, held-out value, score, score over its spread.
+        self._probes: list[tuple[float, float, float, float]] = []
         super().__init__(settings)
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("quality", self._against_quality, ("quality|eval_score", "score_mean"), on="quality|eval_score"),
+            Rule(
+                "quality",
+                self._against_quality,
+                ("quality|eval_score", "score_mean"),
+                windows=0.0,
+                on="quality|eval_score",
+                patience=2,
+            ),
             Rule("reward-models", self._reward_models, ("rm_disagreement|rm_outlier_frac", "score_mean")),
             Rule("scalars", self._scalars, ("score_mean", "len_mean|distinct2|ref_nll|kl_ref_seq")),
         )
 
     def _against_quality(self, history: History) -> Verdict | None:
-        name, rows = history.first("quality|eval_score"), 2 * history.windows.window
-        fall, score = decline(history, name), history.change("score_mean", rows)
-        if fall is None or score is None or score.fell:
+        """
+        The quality, less what the gains of the score should have brought it, falls: it falls itself while the score holds,
+        or does not rise while the score does.
+        """
+        name, score = history.first("quality|eval_score"), history.change("score_mean", 2 * history.windows.window)
+        if len(self._probes) < self.config.few_probes or score is None or score.fell:
             return None
-        gain, limit = score.after - self._score_at(history, fall.best_step, rows), self.config.warn_sds
-        if gain > 2 * score.noise:
-            limit = self.config.rising_sds
-        if gain <= -score.noise or fall.in_noise <= limit:
+        steps, quality, scores, relative = np.array(self._probes).T
+        noise = bend_noise(quality) * math.sqrt(1 + self.config.doubt / (quality.size - 2)) * wider(quality.size)
+        if noise <= 0:
             return None
-        start = history.reference("score_mean")
+        shortfall, best = largest_fall(quality / noise - self.config.follow * relative)
+        gain = scores[-1] - scores[best]
+        if shortfall <= self.config.warn_sds or gain <= -score.noise:
+            return None
         # A score that never rose has not been hacked: the policy drifts.
-        if start is not None and max(gain, score.after - start.median) <= 2 * score.noise:
+        if max(gain, scores[-1] - scores[0]) <= 3 * score.noise:
             return None
+        fall = decline(history, name)
         # The reward model on new prompts is no judge of itself: a fall is overfitting to the prompts.
-        sure = name == "quality" and fall.in_noise > self.config.critical_sds
-        statistic = f"{fall.in_noise:.1f} sd below its best (alarm above {limit:g})"
+        sure = name == "quality" and fall is not None and fall.in_noise > self.config.critical_sds
+        statistic = (
+            f"{shortfall:.1f} standard errors below what the score promises (alarm above {self.config.warn_sds:g})"
+        )
         return Verdict(
             Severity.CRITICAL if sure else Severity.WARN,
             "reward hacking" if name == "quality" else "the score rises on the training prompts alone",
-            f"The score went from {score.before:.3g} to {score.after:.3g} while {name} fell from its best of "
-            f"{fall.best:.3g} at step {fall.best_step} to {fall.now:.3g}. The best checkpoint is the one near step "
-            f"{fall.best_step}.",
-            (history.evidence(name, statistic, rows, fall.best, fall.now),),
+            f"The score went from {scores[best]:.3g} at step {steps[best]:.0f} to {scores[-1]:.3g} while {name} went from "
+            f"{quality[best]:.3g} to {quality[-1]:.3g}. The best checkpoint is rather the one near step {steps[best]:.0f}.",
+            (history.evidence(name, statistic, None, float(quality[best]), float(quality[-1])),),
             (
                 "score_mean",
                 "kl_ref_seq",
@@ -103,12 +131,18 @@ class Hacking(Detector):
             ),
         )
 
-    @staticmethod
-    def _score_at(history: History, step: int, rows: int) -> float:
-        """Mean score of five rollouts up to a step, or of the first five that are kept."""
-        _, steps, scores = history.logged("score_mean", rows)
-        earlier = scores[steps <= step]
-        return float(earlier[-5:].mean() if earlier.size else scores[:5].mean())
+    def note(self, history: History) -> None:
+        """Each held-out value with the score of the five rollouts up to it, also over the spread of the scores."""
+        name = history.first("quality|eval_score")
+        value, scores, start = history.now(name), history.values("score_mean", 5), first_spread(history)
+        self._probes = [probe for probe in self._probes if probe[0] < history.step]
+        if value is None or not scores.size or start is None:
+            return
+        # Of a reward that is rescaled both grow; of one that saturates only the first spread tells.
+        spread = max(start, history.level("score_std", 5) or 0.0)
+        score = float(scores.mean())
+        self._probes.append((history.step, value, score, score / spread if spread > 0 else 0.0))
+        del self._probes[: -2 * history.windows.window]
 
     def _reward_models(self, history: History) -> Verdict | None:
         signs, config = [], self.config
@@ -185,6 +219,13 @@ class Hacking(Detector):
             causes.peaked_reward(history),
             _eos_leak(history),
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"probes": [list(probe) for probe in self._probes]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._probes = [tuple(probe) for probe in state["probes"]]
 
 
 def _length_bias(history: History) -> Cause:

@@ -1,8 +1,9 @@
 """X17: what is wrong with the settings, before a model is loaded."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .causes import cause
 from .finding import Finding, Severity
@@ -22,7 +23,7 @@ class PreflightConfig:
         far (`float`): Nats per sequence that no published recipe aims at.
         near (`float`): Nats per sequence that look like a target per token.
         factor (`float`): How far Ziegler's rule should be able to move beta within the run.
-        critic_ratio (`float`): Critic's learning rate over the policy's; recipes use 1 to 10.
+        critic_ratio (`float`): Critic's learning rate over the policy's, or the other way round; recipes use 1 to 10.
         few_sequences (`int`): Rollout whose KL and score are mostly noise.
         many_epochs (`int`): PPO epochs; recipes use 1 to 4.
     """
@@ -49,6 +50,7 @@ def preflight(
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     min_new_tokens: int | None = None,
+    other_sampling: Mapping[str, Any] | None = None,
     dropout: float | None = None,
     temperature_is_scored: bool | None = None,
     clips_gradient: bool | None = None,
@@ -60,6 +62,7 @@ def preflight(
     Args:
         settings ([`RunSettings`]): The settings; what is `None` is not judged.
         top_k, top_p, min_p, repetition_penalty, min_new_tokens (*optional*): Of the sampler.
+        other_sampling (`dict`, *optional*): What else of the sampler changes which tokens are likely.
         dropout (`float`, *optional*): Largest dropout probability that is active in training.
         temperature_is_scored (`bool`, *optional*): Whether the scored log-probabilities have the temperature too.
         clips_gradient (`bool`, *optional*): Whether the trainer applies `max_grad_norm`.
@@ -77,6 +80,7 @@ def preflight(
         "min_new_tokens": (min_new_tokens, (0, None)),
     }
     changed = [f"{name}={value}" for name, (value, neutral) in sampler.items() if value not in neutral]
+    changed += [f"{name}={value}" for name, value in (other_sampling or {}).items()]
     found = [
         *_target(settings, limits),
         *_controller(settings, limits),
@@ -190,6 +194,14 @@ def _optimization(settings: RunSettings, clips: bool | None, limits: PreflightCo
             Severity.WARN,
             f"critic_learning_rate={own:g} is {own / policy:.0f} times the policy's {policy:g}; recipes use 1 to 10 times.",
             f"Set critic_learning_rate to {10 * policy:.0e} or less.",
+        )
+    if own and policy and own / policy < 1 / limits.critic_ratio:
+        yield _finding(
+            "critic-learning-rate-low",
+            Severity.WARN,
+            f"critic_learning_rate={own:g} is {own / policy:.2g} times the policy's {policy:g}: the values lag behind the "
+            "returns that the policy changes; recipes use 1 to 10 times.",
+            f"Set critic_learning_rate to {policy:g} or more.",
         )
     if settings.num_epochs is not None and settings.num_epochs > limits.many_epochs:
         yield _finding(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from .critic_signals import FASTEST, CriticConfig, error_of_constant, learning_rates
 from .engine import Diagnostics
 from .finding import Finding, Severity
 from .history import History
@@ -16,6 +17,10 @@ MOST_ACTIONS = 3
 """Times that a lever is moved in a run, which bounds how far; what three did not mend, a fourth will not."""
 UPDATE_KL = 0.02
 """Nats per token at which an update ends early; approx_kl is usually below (37 details of PPO)."""
+LEAST_RAISE = 1.5
+"""Factor below which raising a rate is not worth one of the three actions."""
+SLOWEST = 0.1
+"""Critic's learning rate over the policy's, below which nobody wants it; recipes use 1 to 10."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Remedy:
     Args:
         mode (`str`): The mode.
         lever (`str`): The lever.
-        value (`Callable`): From the history to the factor or limit of one action.
+        value (`Callable`): From the history to the factor or limit of one action, `None` for none now.
         metric (`str`): What must improve.
         falls (`bool`): Whether improving is falling.
         cause (`str`, *optional*): Only where this cause is confirmed.
@@ -66,7 +71,7 @@ class Remedy:
 
     mode: str
     lever: LeverName
-    value: Callable[[History], float]
+    value: Callable[[History], float | None]
     metric: str
     falls: bool = True
     cause: str | None = None
@@ -85,7 +90,32 @@ def _stronger_penalty(history: History) -> float:
     return min(max(math.sqrt(min(optimum / wanted, 1e6)), 1.5), 4.0)
 
 
-def _always(value: float) -> Callable[[History], float]:
+def _faster_critic(history: History) -> float | None:
+    """
+    Between 3 and 10 times, the more the further the values are off: what is left to travel is `sqrt(error - 1)` deviations
+    of the returns. A rate below a tenth of the policy's is brought to the policy's at once, and none beyond ten times it.
+    Nothing while the error falls fast enough to be a constant's within a window.
+    """
+    config = CriticConfig()
+    error, half = error_of_constant(history, config.rows), history.windows.window // 2
+    before, (own, policy) = error_of_constant(history, config.rows, before=half), learning_rates(history)
+    limit = config.error(history.settings)
+    if error is None or own is None or policy is None or error <= limit:
+        return None
+    falls = before is not None and 2 * math.log(before / error) >= math.log(error / limit)
+    room = FASTEST * policy / own
+    if falls or room < LEAST_RAISE:
+        return None
+    return policy / own if own < SLOWEST * policy else min(max(3 * math.sqrt(error - 1), 3.0), 10.0, room)
+
+
+def _slower_critic(history: History) -> float:
+    """Down to three times the policy's rate, where that is known, by a factor of 0.03 to 0.3."""
+    own, policy = learning_rates(history)
+    return 0.3 if own is None or policy is None else min(max(3 * policy / own, 0.03), 0.3)
+
+
+def _always(value: float) -> Callable[[History], float | None]:
     return lambda _: value
 
 
@@ -94,9 +124,12 @@ REMEDIES: tuple[Remedy, ...] = (
         Remedy(mode, "stop", _always(1.0), "quality", falls=False, severity=Severity.CRITICAL)
         for mode in ("M1", "M2", "M3")
     ),
-    # A critic that fails for another reason, such as a reward of another scale, must learn faster rather than slower.
-    Remedy("M4", "critic_lr", _always(0.3), "value_loss", cause="critic-learning-rate"),
-    Remedy("X7", "critic_lr", _always(0.3), "explained_var", falls=False, cause="critic-learning-rate"),
+    # One cause excludes the other: thirty times the policy's rate, and less than five times.
+    *(
+        Remedy(mode, "critic_lr", value, "value_loss", cause=cause)
+        for mode in ("M4", "X7")
+        for cause, value in (("critic-learning-rate", _slower_critic), ("critic-too-slow", _faster_critic))
+    ),
     Remedy("X6", "update_kl", _always(UPDATE_KL), "kl_update"),
     Remedy("X5", "policy_lr", _always(0.7), "pg_clipfrac"),
     Remedy("M1", "beta", _stronger_penalty, "kl_ref_seq|kl_ref_tok"),
@@ -159,6 +192,7 @@ class Remediation:
         """
         history = diagnostics.history
         reversals = self._reversals(history, {finding.mode for finding in diagnostics.open_findings})
+        reversals += self._slow_down_again(history)
         for finding in diagnostics.open_findings:
             for remedy in REMEDIES:
                 action = self._action(remedy, finding, history) if remedy.mode == finding.mode else None
@@ -182,8 +216,10 @@ class Remediation:
             return None
         if lever in self.last_row and history.rows - self.last_row[lever] < history.windows.window // 2:
             return None
-        value = remedy.value(history)
         if lever in ("update_kl", "stop") and lever in self.factors:
+            return None
+        value = remedy.value(history)
+        if value is None:
             return None
         before = history.level(metric)
         return Action(lever, value, finding.mode, finding.summary, finding.step, history.rows, metric, before)
@@ -214,6 +250,26 @@ class Remediation:
             if action.mode in still_open and not trial.has_helped(now):
                 reversals.append(self._reversal(trial, now, history.rows))
         return reversals
+
+    def _slow_down_again(self, history: History) -> list[Action]:
+        """
+        Takes a raise of the critic's rate back once it has caught up: what is fast enough to travel is too fast to tell
+        one completion from another. A rate that was a slip stays at the policy's.
+        """
+        raised, config, (own, policy) = self.factors.get("critic_lr", 1.0), CriticConfig(), learning_rates(history)
+        error = error_of_constant(history, config.rows)
+        if raised <= 1 or error is None or own is None or policy is None or error > config.error(history.settings):
+            return []
+        value = policy / own if own / raised < SLOWEST * policy else 1 / raised
+        if value >= 1:
+            return []
+        self.factors["critic_lr"] = raised * value
+        self.last_row["critic_lr"] = history.rows
+        self._trials = [trial for trial in self._trials if trial.action.lever != "critic_lr"]
+        why = f"The critic has caught up: its squared error is {error:.3g} of a constant's."
+        return [
+            Action("critic_lr", value, "M4", why, history.step, history.rows, "value_loss", error, is_reversal=True)
+        ]
 
     def _reversal(self, trial: _Trial, now: float | None, row: int) -> Action:
         action = trial.action

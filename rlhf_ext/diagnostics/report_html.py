@@ -76,6 +76,7 @@ def _episode(diagnosis: Diagnosis, episode: Episode) -> str:
         f'<section class="finding {kind}"><h2><span class="badge {kind}">{finding.severity.name}</span>'
         f"{escape(title)} <small>{escape(finding.mode)}</small></h2>"
         f'<p class="when">{escape(when(episode))}.</p><p>{escape(finding.summary)}</p>'
+        f'<p class="when">{escape(str(finding.confidence or ""))}</p>'
         f"{_evidence(finding.evidence)}"
         f'<div class="plots">{plots}</div>{_causes(finding.causes)}{_samples(finding.samples)}</section>'
     )

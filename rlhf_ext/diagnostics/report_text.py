@@ -67,6 +67,8 @@ def _title(episode: Episode) -> str:
 def _episode(episode: Episode) -> str:
     finding = episode.finding
     lines = [_title(episode), *_wrap(finding.summary, "  ")]
+    if finding.confidence is not None:
+        lines += _wrap(str(finding.confidence), "  ")
     lines += [f"    {evidence_line(evidence)}" for evidence in finding.evidence]
     if finding.causes:
         lines.append("  Causes:")

@@ -20,7 +20,7 @@ class ScaleConfig:
     Thresholds.
 
     Args:
-        factor (`float`): Spread of the scores over that of the reference, either way.
+        factor (`float`): Spread of the scores over that of the reference, either way, in three rollouts in a row.
         step (`float`): The same over that of half a window ago: a spread that changes slowly is learning (scores of 0 or 1
             spread four times as much at 0.5 as at 0.01).
         shift (`float`): Step of the mean from five rollouts to the next five, in standard deviations of a rollout, worth
@@ -43,18 +43,19 @@ class RewardScale(Detector):
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("spread", self._spread, ("score_std",), windows=0.75),
+            Rule("spread", self._spread, ("score_std",), windows=0.75, on="score_std"),
             Rule("shift", self._shift, ("score_mean", "score_std"), windows=0.75, patience=1),
         )
 
     def _spread(self, history: History) -> Verdict | None:
-        quarter, window = history.windows.window // 4, history.windows.window
-        ratio, values = history.ratio("score_std"), history.values("score_std", window)
-        if ratio is None or values.size < window or ratio <= 0:
+        window, start = history.windows.window, history.reference("score_std")
+        values = history.values("score_std", window)
+        if start is None or values.size < window or start.median <= 0:
             return None
-        if 1 / self.config.factor <= ratio <= self.config.factor:
+        before, after = median(values[: window // 2]), float(values[-1])
+        ratio = after / start.median
+        if ratio <= 0 or 1 / self.config.factor <= ratio <= self.config.factor:
             return None
-        before, after = median(values[: window // 2]), median(values[-quarter:])
         if before <= 0 or 1 / self.config.step <= after / before <= self.config.step:
             return None
         return Verdict(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .history import Change, History
+from .statistics import bend_noise, median
 
 FEW_PROBES = 8
 """Held-out values below which no decline is told from noise."""
@@ -64,6 +65,14 @@ def quality_improves(history: History) -> bool:
     return change is not None and change.z >= 1.28 and change.after > change.before
 
 
+def wider(number: int) -> float:
+    """
+    Factor of the noise where the best of more than `MANY_PROBES` values is compared: the largest of n lies
+    `sqrt(2 log n)` standard deviations above their mean.
+    """
+    return max(1.0, math.sqrt(math.log(number) / math.log(MANY_PROBES)))
+
+
 class Decline(NamedTuple):
     """
     A held-out series against its own best: both levels, the noise of one value, the step of the best, and the number of
@@ -79,19 +88,17 @@ class Decline(NamedTuple):
     @property
     def in_noise(self) -> float:
         """
-        How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in somewhat larger ones,
-        since the largest of n noisy values lies `sqrt(2 log n)` of them above their mean.
+        How far below the best, in standard deviations of one value; of more than `MANY_PROBES` in [`wider`] ones.
         """
-        width = self.noise * max(1.0, math.sqrt(math.log(self.number) / math.log(MANY_PROBES)))
+        width = self.noise * wider(self.number)
         return (self.best - self.now) / width if width > 0 else 0.0
 
 
 def decline(history: History, name: str) -> Decline | None:
     r"""
     How far a held-out series is below its best, both taken as means of `NEIGHBOURS` values: the largest of many noisy
-    values lies above all that follow, also where nothing declines. The noise of one value is that of second
-    differences, which a trend leaves alone: `sqrt(mean (x_{t+1} - 2 x_t + x_{t-1})^2 / 6)`. All values that are kept count,
-    2 W of them, however many rollouts lie between two.
+    values lies above all that follow, also where nothing declines. All values that are kept count, 2 W of
+    them, however many rollouts lie between two.
     """
     _, steps, values = history.logged(name, history.rows)
     if values.size < FEW_PROBES:
@@ -99,8 +106,7 @@ def decline(history: History, name: str) -> Decline | None:
     sums = np.zeros(values.size + 1)
     values.cumsum(out=sums[1:])
     smooth = (sums[NEIGHBOURS:] - sums[:-NEIGHBOURS]) / NEIGHBOURS
-    bends = values[2:] - 2 * values[1:-1] + values[:-2]
-    best, noise = int(smooth.argmax()), math.sqrt((bends * bends).sum() / bends.size / 6)
+    best, noise = int(smooth.argmax()), bend_noise(values)
     return Decline(float(smooth[best]), float(smooth[-1]), noise, int(steps[best + NEIGHBOURS // 2]), values.size)
 
 
@@ -108,6 +114,15 @@ def held_out_falls(history: History) -> bool:
     """Whether a held-out quality lies clearly below its best."""
     fall = decline(history, "quality")
     return fall is not None and fall.in_noise > CLEAR_FALL
+
+
+def first_spread(history: History) -> float | None:
+    """Standard deviation of the scores within a rollout at the start: that of the reference, or the median so far."""
+    reference = history.reference("score_std")
+    if reference is not None:
+        return reference.median
+    values = history.values("score_std", history.rows)
+    return median(values) if values.size else None
 
 
 def describe(change: Change, unit: str) -> str:

@@ -147,6 +147,44 @@ def noise_sd(x: Floats, width: int = 15) -> float:
     return robust_sd(residuals(x, width))
 
 
+def bend_noise(x: Floats) -> float:
+    """
+    Noise of one value from second differences, which a trend leaves alone: `sqrt(mean (x_{t+1} - 2 x_t + x_{t-1})^2 / 6)`;
+    0 for fewer than three values.
+    """
+    bends = x[2:] - 2 * x[1:-1] + x[:-2]
+    return math.sqrt((bends * bends).sum() / bends.size / 6) if bends.size else 0.0
+
+
+def largest_fall(x: Floats, most: int = 5) -> tuple[float, int]:
+    r"""
+    How far the end of a series lies below what came before, in standard errors where a value has unit noise: over all
+    lengths `j, k <= most` and all earlier blocks `b` of `j` values, the largest
+
+        `(mean of block b - mean of the last k values) / sqrt(1 / j + 1 / k)`
+
+    so that a sudden fall is seen by the first values and a slow one by several.
+
+    Args:
+        x (`numpy.ndarray`): Series of shape `(T,)`.
+        most (`int`, *optional*, defaults to `5`): Longest block.
+
+    Returns:
+        `tuple[float, int]`: the statistic, and the place of the middle of its block; `(0, 0)` where nothing lies below.
+    """
+    sums, n = np.concatenate(([0.0], x.cumsum())), x.size
+    largest, place = 0.0, 0
+    for k in range(1, min(most, n - 1) + 1):
+        end = (sums[n] - sums[n - k]) / k
+        for j in range(1, min(most, n - k) + 1):
+            means = (sums[j : n - k + 1] - sums[: n - k + 1 - j]) / j
+            top = int(means.argmax())
+            fall = (means[top] - end) / math.sqrt(1 / j + 1 / k)
+            if fall > largest:
+                largest, place = float(fall), top + j // 2
+    return largest, place
+
+
 def ratio_to(value: float, reference: float) -> float | None:
     """`value / reference` where the reference is positive, else `None`: no ratio to nothing."""
     return value / reference if reference > 0 else None

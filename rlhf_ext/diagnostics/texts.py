@@ -248,12 +248,12 @@ class RepetitionConfig:
     Args:
         share (`float`): Share of repeated word 4-grams within a completion; natural text has under 0.05.
         growth (`float`): Over the reference, and
-        least (`float`): at least that much, for nothing doubles easily.
+        least (`float`): at least that much, for nothing doubles easily; texts whose quality holds reach 0.12 in the lab.
     """
 
     share: float = 0.3
     growth: float = 2.0
-    least: float = 0.1
+    least: float = 0.15
 
 
 class Repetition(Detector):

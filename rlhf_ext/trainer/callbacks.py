@@ -258,7 +258,8 @@ def announce(event: Event, report_to: list[str]) -> None:
     if event.kind == "closed":
         logger.log(level_of(finding.severity), f"{title}: over at step {event.step}.")
         return
-    text = f"{finding.summary} " + (f"Most likely: {cures[0].why} Cure: {cures[0].remedy}" if cures else "")
+    seen = f"{finding.confidence} " if finding.confidence else ""
+    text = f"{finding.summary} {seen}" + (f"Most likely: {cures[0].why} Cure: {cures[0].remedy}" if cures else "")
     logger.log(
         level_of(finding.severity), f"{finding.severity.name} {title} ({event.kind} at step {event.step}). {text}"
     )

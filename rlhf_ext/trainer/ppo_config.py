@@ -101,7 +101,7 @@ _GENERATION_SETTINGS = {
     "max_new_tokens": "use max_completion_length",
 }
 # Generation arguments that change how tokens are computed or when sampling ends, never the distribution.
-_HARMLESS_GENERATION_KWARGS = {"cache_implementation", "use_cache", "stop_strings", "max_time", "compile_config"}
+HARMLESS_GENERATION_KWARGS = {"cache_implementation", "use_cache", "stop_strings", "max_time", "compile_config"}
 
 
 def explain_old_names(names: list[str], places: dict[str, str] = OLD_NAMES) -> str | None:
@@ -386,7 +386,7 @@ class PPOConfig(RLOOConfig):
             if name in self._generation_kwargs():
                 raise ValueError(f"{name} has no place in generation_kwargs: {place}.")
         changed = [f"{k}={getattr(self, k)}" for k, v in _SAMPLING_DEFAULTS.items() if getattr(self, k) != v]
-        changed += [f"{k}={v}" for k, v in self._generation_kwargs().items() if k not in _HARMLESS_GENERATION_KWARGS]
+        changed += [f"{k}={v}" for k, v in self._generation_kwargs().items() if k not in HARMLESS_GENERATION_KWARGS]
         if changed:
             raise ValueError(
                 f"{', '.join(changed)}: tokens would be sampled from another distribution than the one whose "

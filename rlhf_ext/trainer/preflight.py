@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from ..diagnostics import Finding, RunSettings, Severity, preflight
 from ..diagnostics.run_config import settings_from
-from .ppo_config import PPOConfig
+from .ppo_config import HARMLESS_GENERATION_KWARGS, PPOConfig
 
 logger = get_logger(__name__)
 
@@ -40,10 +40,13 @@ def preflight_of(
     Returns:
         `list[Finding]`: the worst first; `finding.causes[0].remedy` is what to change.
     """
-    sampler = {name: getattr(args, name, None) for name in _SAMPLER} | (args.generation_kwargs or {})
+    own = args.generation_kwargs or {}
+    sampler = {name: getattr(args, name, None) for name in _SAMPLER} | own
+    read = {*_SAMPLER, *HARMLESS_GENERATION_KWARGS}
     return preflight(
         RunSettings(**settings_from(args.to_dict()) | _known(args, prompts)),
         **{name: sampler[name] for name in _SAMPLER},
+        other_sampling={k: v for k, v in own.items() if k not in read and (k, v) != ("temperature", args.temperature)},
         dropout=None if args.disable_dropout else _dropout(model_config, adapter),
         # PPOTrainer divides logits by the temperature, and the Trainer clips.
         temperature_is_scored=True,

@@ -96,7 +96,7 @@ def test_nothing_is_raised_on_constants(value):
 def test_a_record_of_nothing_is_taken():
     diagnostics = Diagnostics()
     assert diagnostics.observe(Record(1, {})) == []
-    assert diagnostics.abstentions["M1"] == ("kl_ref_seq|kl_ref_tok", "score_mean")
+    assert diagnostics.abstentions["M1"] == ("kl_ref_seq|kl_ref_tok", "score_mean", "score_std")
 
 
 def test_too_large_updates_are_primary_and_what_follows_is_a_consequence():

@@ -78,6 +78,7 @@ def scores_of_zero_or_one():
     rate = np.clip(0.02 + 0.7 * np.linspace(0, 1, 240) + noise(np.random.default_rng(1), 240, 0.02), 0.01, 0.99)
     columns["score_mean"], columns["score_std"] = rate, np.sqrt(rate * (1 - rate))
     columns["score_max"], columns["adv_std"] = np.ones(240), columns["score_std"]
+    columns["value_loss"] = columns["value_loss"] * columns["score_std"] ** 2 / columns["return_var"]
     columns["return_var"] = columns["score_std"] ** 2
     return columns, {}
 

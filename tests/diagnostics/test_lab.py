@@ -8,8 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.failures.acting import is_mended, is_saved
 from benchmarks.failures.grammar import SUBJECTS, Request, gold, parse, random_note, random_sentence
-from benchmarks.failures.labels import Label, is_healthy, label
+from benchmarks.failures.labels import Label, critic_failures, is_healthy, label
+from benchmarks.failures.lint import lint_table, warned_of
+from benchmarks.failures.recipes import RECIPES
 from benchmarks.failures.table import NO_PROBE, Result, lead_table, outcome_table, recall_table
 from benchmarks.failures.verdicts import READERS, Verdict
 
@@ -101,6 +104,33 @@ def test_duplicates_a_critic_worse_than_a_constant_and_a_policy_that_stays():
     assert label(rows(RISE, mc_ev=[0.3, 0.3, 0.2, 0.2, 0.01, 0.0, 0.0, 0.01], reliability=[0.9] * 8)) == []
     assert label(rows([0.0] * 8, kl=[0.01] * 8)) == [Label("M5", 0, 70)]
     assert label(rows([0.0] * 8)) == []
+
+
+def test_a_critic_fails_in_two_ways_and_is_saved_from_each():
+    low = [0.3, 0.3, 0.2, 0.01, 0.0, 0.0, 0.01, 0.0]
+    forgot = rows(RISE, mc_ev=low, mc_r2=low)
+    worse = rows(RISE, mc_r2=[0.3, 0.3, 0.1, -2.0, -2.0, -2.0, -0.09, 0.0])
+    assert critic_failures(forgot) == {"forgot": 3}
+    assert critic_failures(worse) == {"worse": 3}
+    # What says the same of everything does no harm and is not saved.
+    assert (is_mended("worse", forgot), is_mended("forgot", forgot), is_saved("M4", forgot)) == (True, False, False)
+    assert (is_mended("worse", worse), is_mended("forgot", worse)) == (False, True)
+    assert is_saved("M4", worse[:6] + 3 * worse[-1:])
+    # One that never explained anything has nothing to forget; one of the last three is enough.
+    assert is_saved("M4", rows(RISE, mc_ev=[0.05] * 3 + [0.0] * 5, mc_r2=[0.0] * 8))
+    assert is_mended("forgot", rows(RISE, mc_ev=[*low[:-2], 0.1, 0.0]))
+
+
+def test_the_check_of_the_settings_names_what_is_wrong_and_nothing_else():
+    assert {
+        name: warned_of(recipe)
+        for name, recipe in RECIPES.items()
+        if (recipe.world, recipe.intent) == ("small", "healthy")
+    } == {name: set() for name in ("base", "base-gold", "base-token-penalty", "base-low-rate")}
+    wrong, healthy, rest = (line.split("|")[2:4] for line in lint_table().splitlines()[2:])
+    count = sum(bool(recipe.lint) for recipe in RECIPES.values())
+    assert [cell.strip() for cell in wrong] == [str(count), f"{count} named, and nothing else"]
+    assert healthy[1].strip() == rest[1].strip() == "0 warned of"
 
 
 def result(recipe, modes, alarms, healthy=False, cause=None, damage=50):

@@ -3,12 +3,15 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.failures import base, produce, recipes, small, world
+from benchmarks.failures import base, faults, produce, recipes, small, world
+from benchmarks.failures.oracle import Notes, Oracle
 from benchmarks.failures.stored import read_rows
 from rlhf_ext.diagnostics import Record, RunSettings
 
@@ -66,3 +69,48 @@ def test_runs_that_exist_are_not_made_again(tmp_path, monkeypatch):
     (tmp_path / "base" / "0").mkdir(parents=True)
     (tmp_path / "base" / "0" / "records.jsonl.gz").touch()
     assert produce.missing("tune", names)[:2] == [("short", 0), ("base", 1)]
+
+
+class Trained:
+    """What the oracle reads of a trainer."""
+
+    def __init__(self, step=0, **args):
+        self.args = SimpleNamespace(**{"missing_eos_penalty": None, "score_clip": None} | args)
+        self.state = SimpleNamespace(global_step=step, max_steps=100)
+        self._score_affine = torch.tensor([1.0]), torch.tensor([0.5])
+        self._tokenizer = SimpleNamespace(eos_token_id=9)
+
+
+def oracle_of(trainer, asked_later=None):
+    watched = Oracle.__new__(Oracle)
+    watched.trainer, watched.asked_later = trainer, asked_later
+    return watched
+
+
+def notes_of(prompts, ids):
+    return Notes(prompts, [""] * len(ids), ids, None)
+
+
+def test_the_critic_is_to_foresee_the_scores_as_training_takes_them():
+    notes = notes_of([], [[1, 9], [1, 2], [9]])
+    raw = torch.tensor([2.0, 2.0, 6.0])
+    # (score - 1) / 0.5, less 3 without an end, within 5 of 0.
+    assert oracle_of(Trained())._trained_scores(raw, notes).tolist() == [2.0, 2.0, 10.0]
+    trained = oracle_of(Trained(missing_eos_penalty=3.0, score_clip=5.0))._trained_scores(raw, notes)
+    assert trained.tolist() == [2.0, -1.0, 5.0]
+
+
+@pytest.mark.parametrize(("step", "asked"), [(0, [True, False]), (49, [True, False]), (50, [False, True])])
+def test_of_a_curriculum_the_critic_is_measured_on_what_is_asked_now(step, asked):
+    notes = notes_of(["praise soup staff :", "praise soup staff music :"], [[9], [9]])
+    prompts = small.SmallWorld(None).prompts(recipes.RECIPES["curriculum"], 0, 64)
+    assert oracle_of(Trained(step), prompts.asked_later)._asked_now(notes).tolist() == asked
+    assert oracle_of(Trained(step))._asked_now(notes).tolist() == [True, True]
+
+
+def test_a_bonus_moves_every_score_and_leaves_their_spread():
+    trainer = Trained()
+    before = oracle_of(trainer)._trained_scores(torch.tensor([1.0, 2.0]), notes_of([], [[9], [9]]))
+    faults.FAULTS["offset"](trainer)
+    after = oracle_of(trainer)._trained_scores(torch.tensor([1.0, 2.0]), notes_of([], [[9], [9]]))
+    assert (after - before).tolist() == [faults.OFFSET] * 2

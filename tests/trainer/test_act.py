@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_with_its_levers_where_they_stood(
 ):
     plan = {
         1: [action("update_kl", 0.0), action("policy_lr", 0.5)],
-        2: [action("beta", 2.0), action("critic_lr", 0.5)],
+        2: [action("beta", 2.0), action("critic_lr", 5.0)],
     }
     scripted(monkeypatch, plan)
     settings = {"diagnostics": "act", "beta": 0.1, "max_steps": 12, "save_strategy": "steps", "save_steps": stop_at}

@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from rlhf_ext import DiagnosticsCallback, PPOTrainer, diagnose
 from rlhf_ext.diagnostics import Diagnostics, Event, Finding, Severity
+from rlhf_ext.diagnostics.confidence import confidence
 from rlhf_ext.diagnostics.finding import Cause
 from rlhf_ext.trainer.callbacks import JOURNAL_FILE, announce, updates_per_rollout
 
@@ -225,9 +226,10 @@ def test_a_tracker_gets_an_alert_with_cause_and_cure(severity, level, monkeypatc
     cause = Cause("beta-too-low", "The penalty is small.", "confirmed", "how", "Double beta.")
     finding = Finding("M1", "drift", severity, 8, "KL rose.", causes=(cause,))
     announce(Event("opened", 8, finding), ["tensorboard", "trackio"])
-    assert sent == [
-        {"title": "M1 drift", "text": "KL rose. Most likely: The penalty is small. Cure: Double beta.", "level": level}
-    ]
+    seen = str(confidence("M1", severity.name))
+    text = f"KL rose. {seen} Most likely: The penalty is small. Cure: Double beta."
+    assert seen.startswith("In the lab ")
+    assert sent == [{"title": "M1 drift", "text": text, "level": level}]
     announce(Event("closed", 20, finding), ["trackio"])
     announce(Event("opened", 8, Finding("M1", "drift", Severity.INFO, 8, "KL rose.")), ["trackio"])
     announce(Event("opened", 8, finding), [])
