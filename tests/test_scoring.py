@@ -5,8 +5,8 @@ import copy
 import pytest
 from transformers import LlamaForSequenceClassification
 
-from conftest import CHAT_TEMPLATE, tiny_config
 from rlhf_ext.models.scoring import RewardModelScorer, load_reward_model
+from tiny import CHAT_TEMPLATE, tiny_config
 
 CHATML = CHAT_TEMPLATE.replace("<|im_end|>", "<|im_end|>\n")
 

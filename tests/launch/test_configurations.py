@@ -101,7 +101,7 @@ def test_fsdp_that_would_save_no_model_is_refused(monkeypatch, tmp_path):
     check_saves_weights(arguments)
 
 
-def test_sft_that_would_save_no_model_is_refused_before_anything_loads(monkeypatch, tmp_path):
+def test_sft_that_would_save_no_model_is_refused_before_anything_loads(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
@@ -117,8 +117,10 @@ def test_sft_that_would_save_no_model_is_refused_before_anything_loads(monkeypat
         "false",
     ]
     monkeypatch.setattr("sys.argv", [program, *settings])
-    with pytest.raises(ValueError, match="SHARDED_STATE_DICT would save no model"):
+    with pytest.raises(SystemExit) as ended:
         runpy.run_path(program, run_name="__main__")
+    assert ended.value.code == 2
+    assert "SHARDED_STATE_DICT would save no model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("block", ["optimizer", "scheduler"])

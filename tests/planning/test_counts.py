@@ -6,7 +6,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerControl, TrainerState
 from trl import ModelConfig, get_peft_config
 
-from conftest import tiny_config
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.roles import CRITIC, belongs_to, belongs_to_policy
 from rlhf_ext.planning import plan_memory
@@ -14,6 +13,7 @@ from rlhf_ext.planning.architecture import Architecture, Parameter, parameters_o
 from rlhf_ext.planning.formulas import optimizer_bytes, quantized_bytes
 from rlhf_ext.planning.settings import PlanSettings
 from rlhf_ext.trainer.recipe_plan import Launch, settings_of_recipe
+from tiny import tiny_config
 
 LORA = {"use_peft": True, "lora_target_modules": "all-linear", "lora_r": 4, "lora_dropout": 0.0}
 

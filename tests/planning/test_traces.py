@@ -7,10 +7,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from conftest import tiny_config
 from rlhf_ext.planning import formulas
 from rlhf_ext.planning.architecture import Architecture
 from rlhf_ext.planning.trace import LiveBytes, trace_forward, trace_generation, trace_update
+from tiny import tiny_config
 
 BATCH, LENGTH = 3, 24
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)

@@ -27,7 +27,11 @@ ROW = {
 
 def make(config, path, prompts, **overrides):
     return PPOTrainer(
-        path, lambda completions, **_: [len(c) / 10 for c in completions], config(**overrides), prompts, prompts
+        path,
+        lambda completions, **_: [len(c) / 10 for c in completions],
+        config(disable_tqdm=False, **overrides),
+        prompts,
+        prompts,
     )
 
 
