@@ -4,6 +4,8 @@ python -m benchmarks.failures run --jobs 2 --minutes 60   # make runs that do no
 python -m benchmarks.failures labels                      # what the oracle says of each run
 python -m benchmarks.failures table --split tune          # what the diagnostics and two baselines say
 python -m benchmarks.failures table --write docs/lab.md   # the tables of both halves, between the markers of that page
+python -m benchmarks.failures run --split demo            # the second world
+python -m benchmarks.failures table --split demo --write docs/lab_demo.md
 python -m benchmarks.failures plots --output docs/failures # the images of the pages on each mode
 python -m benchmarks.failures run --split test --act       # the same with diagnostics="act"
 python -m benchmarks.failures act --write docs/lab.md     # what acting saved and cost
@@ -20,6 +22,7 @@ from .replay import write_verdicts
 from .stored import RUNS, read_rows
 
 START, END = "<!-- results: start -->", "<!-- results: end -->"
+DEMO_START, DEMO_END = "<!-- second world: start -->", "<!-- second world: end -->"
 ACT_START, ACT_END = "<!-- acting: start -->", "<!-- acting: end -->"
 
 
@@ -44,9 +47,12 @@ def list_labels(arguments: argparse.Namespace) -> None:
 
 
 def print_table(arguments: argparse.Namespace) -> None:
-    """Print the tables of a split, or put those of both into a page."""
-    from .table import lead_table, page, recall_table, results, run_table
+    """Print the tables of a split, or put those of both halves, or of the second world, into a page."""
+    from .table import demo_page, lead_table, page, recall_table, results, run_table
 
+    if arguments.write and arguments.split == "demo":
+        _put(arguments.write, DEMO_START, DEMO_END, demo_page(RUNS))
+        return
     if arguments.write:
         _put(arguments.write, START, END, page(RUNS))
         return
@@ -97,17 +103,19 @@ def make_parser() -> argparse.ArgumentParser:
     runner = commands.add_parser("run", help="make runs that do not exist yet")
     runner.add_argument("--jobs", type=int, default=1, help="processes; each keeps one core busy")
     runner.add_argument("--minutes", type=float, default=60, help="start no run later than this")
-    runner.add_argument("--split", choices=["tune", "test", "all"], default="tune")
+    runner.add_argument("--split", choices=["tune", "test", "demo", "all"], default="tune")
     runner.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE")
     runner.add_argument("--act", action="store_true", help="failed and healthy runs again, with diagnostics='act'")
     runner.set_defaults(action=make_runs)
     labeller = commands.add_parser("labels", help="what the oracle says of each run")
-    labeller.add_argument("--split", choices=["tune", "test"], default="tune")
+    labeller.add_argument("--split", choices=["tune", "test", "demo"], default="tune")
     labeller.set_defaults(action=list_labels)
     printer = commands.add_parser("table", help="what the diagnostics and two baselines say")
-    printer.add_argument("--split", choices=["tune", "test"], default="tune")
+    printer.add_argument("--split", choices=["tune", "test", "demo"], default="tune")
     printer.add_argument("--runs", action="store_true", help="also one row a run")
-    printer.add_argument("--write", type=Path, help="page whose tables of both halves are replaced")
+    printer.add_argument(
+        "--write", type=Path, help="page whose tables of both halves, or of the second world, are replaced"
+    )
     printer.set_defaults(action=print_table)
     figures = commands.add_parser("plots", help="one image a mode")
     figures.add_argument("--output", type=Path, required=True, help="folder of the images")

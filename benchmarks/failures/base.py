@@ -214,9 +214,9 @@ def train_reward_model(base: Path, folder: Path, kind: RewardModelKind, seed: in
     (folder / "accuracy.json").write_text(json.dumps({"accuracy": card.accuracy if card else None}))
 
 
-class Models:
+class ModelCache:
     """
-    The models of the world, made where they are missing.
+    Models that are made where they are missing.
 
     Args:
         cache (`Path`): Folder that keeps them.
@@ -224,6 +224,21 @@ class Models:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
+
+    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder `name`, made elsewhere and moved when complete, because several jobs share the cache."""
+        folder = self.cache / name
+        if not folder.is_dir():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+                make(Path(temporary) / name)
+                with contextlib.suppress(OSError):  # Another job was faster.
+                    (Path(temporary) / name).rename(folder)
+        return folder
+
+
+class Models(ModelCache):
+    """The models of the small world."""
 
     @property
     def policy(self) -> Path:
@@ -241,14 +256,3 @@ class Models:
         base = self.policy
         make = lambda folder: train_reward_model(base, folder, REWARD_MODELS[kind], seed)  # noqa: E731
         return self._made(f"reward-{kind}-{seed}", make)
-
-    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The folder `name`, made elsewhere and moved when complete, because several jobs share the cache."""
-        folder = self.cache / name
-        if not folder.is_dir():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
-                make(Path(temporary) / name)
-                with contextlib.suppress(OSError):  # Another job was faster.
-                    (Path(temporary) / name).rename(folder)
-        return folder

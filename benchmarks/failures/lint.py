@@ -8,7 +8,7 @@ from rlhf_ext.diagnostics import Severity
 from rlhf_ext.trainer.preflight import preflight_of
 
 from .faults import DROPOUT
-from .recipes import RECIPES, Recipe
+from .recipes import RECIPES, Recipe, recipes_of
 from .world import make_config
 
 
@@ -22,12 +22,13 @@ def warned_of(recipe: Recipe) -> set[str]:
 
 
 def lint_table() -> str:
-    """Of the recipes whose settings are wrong, and of the others, what was warned of."""
-    said = {name: warned_of(recipe) for name, recipe in RECIPES.items()}
-    wrong = [name for name, recipe in RECIPES.items() if recipe.lint]
-    sound = [name for name, recipe in RECIPES.items() if recipe.intent in ("healthy", "hard-negative")]
-    rest = [name for name in RECIPES if name not in wrong and name not in sound]
-    named = sum(set(RECIPES[name].lint) == said[name] for name in wrong)
+    """Of the recipes of the small world whose settings are wrong, and of the others, what was warned of."""
+    recipes = {name: RECIPES[name] for name in recipes_of("small")}
+    said = {name: warned_of(recipe) for name, recipe in recipes.items()}
+    wrong = [name for name, recipe in recipes.items() if recipe.lint]
+    sound = [name for name, recipe in recipes.items() if recipe.intent in ("healthy", "hard-negative")]
+    rest = [name for name in recipes if name not in wrong and name not in sound]
+    named = sum(set(recipes[name].lint) == said[name] for name in wrong)
     lines = [
         "| X17, before the run | recipes | |",
         "|---|---|---|",

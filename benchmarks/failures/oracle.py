@@ -1,8 +1,6 @@
-"""What really happens in a run: measured on held-out requests, written to a file that no detector reads."""
+"""What really happens in a run: measured on held-out prompts, written to a file that no detector reads."""
 
-import random
 from collections.abc import Callable
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,43 +12,31 @@ from rlhf_ext.functional import apply_missing_eos_penalty, clip_scores, masked_s
 from rlhf_ext.models.scoring import RewardModelScorer
 from rlhf_ext.rollout import Sequences
 
-from .grammar import SUBJECTS, TONES, Request, gold
-
-SAMPLES_PER_PROMPT = 3
+Gold = Callable[[list[str], list[str]], list[float]]
+"""Gold scores of completions to prompts."""
 
 
 class Notes(NamedTuple):
-    """Notes that a policy wrote."""
+    """Completions that a policy wrote."""
 
-    requests: list[Request]
+    prompts: list[str]
     texts: list[str]
     ids: list[list[int]]
     sequences: Sequences
 
-    def gold(self) -> np.ndarray:
-        """Gold score of each note."""
-        return np.array([gold(r, text) for r, text in zip(self.requests, self.texts, strict=True)])
-
-
-def split_requests(num_subjects: int = 2) -> tuple[list[Request], list[Request], list[Request]]:
-    """Distinct requests, shuffled once: 184 to train on, 16 for the quality probe, 64 for the oracle."""
-    requests = [Request(tone, names) for tone in TONES for names in permutations(SUBJECTS, num_subjects)]
-    random.Random(0).shuffle(requests)
-    return requests[:184], requests[184:200], requests[200:264]
-
 
 @torch.no_grad()
-def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) -> Notes:
-    """Notes of the policy as it is, `samples` a request, with randomness of their own."""
+def write_notes(trainer: Any, prompts: list[str], samples: int, seed: int) -> Notes:
+    """Completions of the policy as it is, `samples` a prompt, with randomness of their own."""
     tokenizer, args = trainer._tokenizer, trainer.args
-    rows = [request for request in requests for _ in range(samples)]
-    prompts = tokenizer([r.prompt for r in rows], padding=True, padding_side="left", return_tensors="pt")
+    rows = [prompt for prompt in prompts for _ in range(samples)]
+    inputs = tokenizer(rows, padding=True, padding_side="left", return_tensors="pt")
     was_training = trainer.model.training
     trainer.model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         output = trainer.model.generate(
-            **prompts,
+            **inputs,
             **{
                 "do_sample": True,
                 "temperature": args.temperature,
@@ -60,8 +46,10 @@ def write_notes(trainer: Any, requests: list[Request], samples: int, seed: int) 
             },
         )
     trainer.model.train(was_training)
-    completions = [_until_eos(ids, tokenizer) for ids in output[:, prompts["input_ids"].size(1) :].tolist()]
-    prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(*prompts.values(), strict=True)]
+    completions = [_until_eos(ids, tokenizer) for ids in output[:, inputs["input_ids"].size(1) :].tolist()]
+    prompt_ids = [
+        ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     sequences = Sequences.from_lists(prompt_ids, completions, tokenizer.pad_token_id, torch.device("cpu"))
     return Notes(rows, texts, completions, sequences)
@@ -78,10 +66,12 @@ class Oracle:
     Args:
         trainer ([`PPOTrainer`]): The run.
         reference ([`~transformers.PreTrainedModel`]): A copy of the policy that it starts from.
-        requests (`list[Request]`): Held-out requests.
-        seed (`int`): Seed of the notes, the same at every measurement.
+        prompts (`list[str]`): Held-out prompts.
+        samples (`int`): Completions of each.
+        gold (`Callable`): Gold scores of completions.
+        seed (`int`): Seed of the completions, the same at every measurement.
         asked_later (`Callable`, *optional*):
-            Whether training asks for a request of that kind from half-way on, and before that for the others, where a
+            Whether training asks for a prompt of that kind from half-way on, and before that for the others, where a
             curriculum changes them. A critic is to foresee what training asks now.
     """
 
@@ -89,41 +79,38 @@ class Oracle:
         self,
         trainer: Any,
         reference: Any,
-        requests: list[Request],
+        prompts: list[str],
+        samples: int,
+        gold: Gold,
         seed: int,
-        asked_later: Callable[[Request], bool] | None = None,
+        asked_later: Callable[[str], bool] | None = None,
     ) -> None:
         self.trainer = trainer
         self.reference = reference.eval()
-        self.requests = requests
+        self.prompts = prompts
+        self.samples = samples
+        self.gold = gold
         self.seed = seed
         self.asked_later = asked_later
-        self.weights = self._weights()
         self.shift, self.unit = (float(x[0]) for x in trainer._score_affine)
-
-    def _weights(self) -> Tensor:
-        own = self.trainer.model.state_dict()
-        return torch.cat([own[name].flatten() for name in self.reference.state_dict()]).clone()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """One row of the oracle's file; all but the scores and the critic's are known to nobody in the run."""
-        notes = write_notes(self.trainer, self.requests, SAMPLES_PER_PROMPT, self.seed)
+        notes = write_notes(self.trainer, self.prompts, self.samples, self.seed)
         mask = notes.sequences.completion_mask
         kl, entropy, surprise, sampled_kl = (masked_sum(x, mask, dim=1) for x in self._full_distribution(notes))
-        weights, golds, length = self._weights(), notes.gold(), mask.sum(1)
+        golds, length = np.array(self.gold(notes.prompts, notes.texts)), mask.sum(1)
         row = {
             "gold": golds.mean(),
             "gold_sd": golds.std(),
             "kl": kl.mean(),
             "entropy": entropy.sum() / length.sum(),
             "reference_nll": surprise.sum() / length.sum(),
-            "duplicates": duplicate_fraction([r.prompt for r in notes.requests], notes.texts),
+            "duplicates": duplicate_fraction(notes.prompts, notes.texts),
             "length": length.float().mean(),
-            "update_norm": (weights - self.weights).norm() / weights.norm(),
             **self._critic(notes, sampled_kl),
         }
-        self.weights = weights
         return {name: float(value) for name, value in row.items()}
 
     def _full_distribution(self, notes: Notes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -170,12 +157,12 @@ class Oracle:
         }
 
     def _asked_now(self, notes: Notes) -> Tensor:
-        """Whether a note answers a request of the kind that training asks now, of shape `(B,)`."""
+        """Whether a note answers a prompt of the kind that training asks now, of shape `(B,)`."""
         if self.asked_later is None:
-            return torch.ones(len(notes.requests), dtype=torch.bool)
+            return torch.ones(len(notes.prompts), dtype=torch.bool)
         state = self.trainer.state
         is_late = state.global_step >= state.max_steps / 2
-        return torch.tensor([self.asked_later(request) == is_late for request in notes.requests])
+        return torch.tensor([self.asked_later(prompt) == is_late for prompt in notes.prompts])
 
     def _reliability(self, notes: Notes, scores: Tensor) -> float:
         if isinstance(self.trainer.reward_funcs[0], RewardModelScorer):  # Says the same of the same.
@@ -185,8 +172,7 @@ class Oracle:
     def _raw_scores(self, notes: Notes) -> Tensor:
         """What the run's own reward says."""
         function: Callable[..., list[float]] = self.trainer.reward_funcs[0]
-        prompts = [r.prompt for r in notes.requests]
-        raw = torch.tensor(function(prompts=prompts, completions=notes.texts, completion_ids=notes.ids))
+        raw = torch.tensor(function(prompts=notes.prompts, completions=notes.texts, completion_ids=notes.ids))
         return raw.nan_to_num(nan=raw.nanmean().item())
 
     def _trained_scores(self, raw: Tensor, notes: Notes) -> Tensor:

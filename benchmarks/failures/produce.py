@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,12 +15,14 @@ from datasets import disable_progress_bars as disable_datasets_bars
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from .acting import is_compared
-from .base import Models
-from .recipes import SEEDS, split_of
+from .demo import DemoWorld
+from .recipes import RECIPES, SEEDS, split_of
+from .small import SmallWorld
 from .stored import folder_of
-from .world import run_one
+from .world import World, run_one
 
 CACHE = Path(__file__).parent / "cache"
+WORLDS: dict[str, Callable[[Path], World]] = {"small": SmallWorld, "demo": DemoWorld}
 
 
 def missing(split: str, recipes: list[str], acts: bool = False) -> list[tuple[str, int]]:
@@ -27,8 +30,7 @@ def missing(split: str, recipes: list[str], acts: bool = False) -> list[tuple[st
     Runs that do not exist, one of every recipe before the next seed, so that a set stopped at any time is balanced. Those
     that act are wanted where the run that does not exists and shows what they are compared by.
     """
-    seeds = [seed for seed in range(SEEDS) if split in ("all", split_of(seed))]
-    order = [(name, seed) for seed in seeds for name in recipes]
+    order = [(name, seed) for seed in range(SEEDS) for name in recipes if split in ("all", split_of(name, seed))]
     wanted = [key for key in order if is_compared(folder_of(*key))] if acts else order
     return [key for key in wanted if not (folder_of(*key, acts) / "records.jsonl.gz").is_file()]
 
@@ -51,7 +53,7 @@ def _start_worker() -> None:
 
 def _job(name: str, seed: int, acts: bool) -> str:
     started = time.perf_counter(), time.process_time()
-    run_one(name, seed, Models(CACHE), folder_of(name, seed, acts), acts)
+    run_one(name, seed, WORLDS[RECIPES[name].world](CACHE), folder_of(name, seed, acts), acts)
     wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
     return f"{name} {seed}: {cpu:.0f} s of processor time, {wall:.0f} s"
 

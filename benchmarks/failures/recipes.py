@@ -27,6 +27,22 @@ SLOW: dict[str, Any] = {**LOOSE, "learning_rate": 2e-4}
 # The same at a rate that takes the policy far.
 FAST: dict[str, Any] = {**LOOSE, "learning_rate": 1e-3}
 
+# The second world's: as few tokens as a pretrained model can show every failure with on one core.
+DEMO_BASE: dict[str, Any] = {
+    "per_device_train_batch_size": 6,
+    "steps_per_generation": 2,
+    "num_iterations": 1,
+    "max_completion_length": 8,
+    "learning_rate": 7e-4,
+    "critic_learning_rate": 1e-4,
+    "critic": "head",
+    "lr_scheduler_type": "constant",
+    "kl_target": 4.0,
+    "kl_unit": "sequence",
+    "epsilon": 0.2,
+}
+BASES = {"small": BASE, "demo": DEMO_BASE}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,6 +56,7 @@ class Recipe:
         num_subjects (`int`): Subjects that a request asks for.
         causes (`tuple[str]`): Causes that would be right to name, where the recipe leaves no doubt.
         lint (`tuple[str]`): What the check of the settings must warn of before the run; of nothing else.
+        world (`str`): World that it runs in, a key of `BASES`.
     """
 
     intent: str
@@ -50,6 +67,7 @@ class Recipe:
     num_subjects: int = 2
     causes: tuple[str, ...] = ()
     lint: tuple[str, ...] = ()
+    world: str = "small"
 
 
 RECIPES: dict[str, Recipe] = {
@@ -175,7 +193,49 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+DEMO_ROLLOUTS = 60
+# So that a run lives to see within 60 rollouts what comes of it, and one that is pushed far.
+DEMO_LOOSE: dict[str, Any] = {**LOOSE, "learning_rate": 1.5e-3}
+DEMO_FAST: dict[str, Any] = {**LOOSE, "learning_rate": 3e-3}
 
-def split_of(seed: int) -> str:
-    """The half that a seed belongs to: the first ten tune the detectors, the next ten test them."""
+
+def _demo(intent: str, reward: str = "gold", settings: dict[str, Any] | None = None, **more: Any) -> Recipe:
+    return Recipe(intent, reward, settings or {}, rollouts=DEMO_ROLLOUTS, world="demo", **more)
+
+
+# In an order in which each mode comes soon.
+RECIPES |= {
+    "demo-base": _demo("healthy"),
+    "demo-drift-shuffled": _demo("M1", "gold", DEMO_FAST, fault="shuffled_scores"),
+    "demo-collapse-phrase": _demo("M2", "phrase", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
+    "demo-hack-keywords": _demo("M3", "keywords", DEMO_LOOSE, causes=("beta-too-low",)),
+    "demo-critic-rate": _demo(
+        "M4",
+        settings={"critic_learning_rate": 0.03, "value_clip_range": None},
+        causes=("critic-learning-rate", "value-clip-off"),
+    ),
+    "demo-still-beta": _demo("M5", settings={**FREE, "beta": 30.0}, causes=("beta-too-high",)),
+    "demo-base-token-penalty": _demo("healthy", settings={"kl_placement": "token"}),
+    "demo-drift-noise": _demo("M1", "noise", DEMO_FAST),
+    "demo-collapse-brevity": _demo("M2", "brevity", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
+    "demo-hack-emphasis": _demo("M3", "emphasis", DEMO_LOOSE, causes=("beta-too-low",)),
+    "demo-critic-scale": _demo("M4", fault="scale", causes=("reward-scale", "reward-changed")),
+    "demo-still-rate": _demo("M5", settings={"learning_rate": 1e-6}, causes=("learning-rate-too-low",)),
+    "demo-base-low-rate": _demo("healthy", settings={"learning_rate": 3.5e-4}),
+    "demo-far-target": _demo("hard-negative", settings={"kl_target": 10.0}),
+}
+
+
+def recipes_of(world: str) -> list[str]:
+    """Names of the recipes of a world."""
+    return [name for name, recipe in RECIPES.items() if recipe.world == world]
+
+
+def split_of(name: str, seed: int) -> str:
+    """
+    Where a run belongs: of the small world the first ten seeds tune the detectors, the next ten test them; the second world
+    is a test on its own, `"demo"`.
+    """
+    if RECIPES[name].world == "demo":
+        return "demo"
     return "tune" if seed < TUNE_SEEDS else "test"

@@ -1,5 +1,6 @@
 """The record of each rollout, from the trainer's log and from the rollout itself."""
 
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -8,9 +9,8 @@ from rlhf_ext import PPOTrainer
 from rlhf_ext.diagnostics.diversity import text_metrics
 from rlhf_ext.diagnostics.keys.ours import OURS
 
-from .oracle import Oracle, write_notes
+from .oracle import Gold, Oracle, write_notes
 
-ORACLE_EVERY = 4
 # 16 notes every 5 rollouts of 64: 5 % of the tokens.
 QUALITY_EVERY = 5
 
@@ -20,12 +20,16 @@ class Recorder(TrainerCallback):
     Keeps the records and the oracle's rows of a run, apart from each other.
 
     Args:
-        probe (`list[Request]`): Requests of the quality probe.
-        seed (`int`): Seed of the notes on it.
+        probe (`list[str]`): Prompts of the quality probe.
+        gold (`Callable`): Gold scores of completions.
+        oracle_every (`int`): Rollouts between two measurements of the oracle.
+        seed (`int`): Seed of the completions on the probe.
     """
 
-    def __init__(self, probe: list[Any], seed: int) -> None:
+    def __init__(self, probe: list[str], gold: Gold, oracle_every: int, seed: int) -> None:
         self.probe = probe
+        self.gold = gold
+        self.oracle_every = oracle_every
         self.seed = seed
         self.records: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
@@ -52,9 +56,10 @@ class Recorder(TrainerCallback):
             values["kl_target"] = logs["kl/target"]
         values["lr_critic"] = self.trainer.optimizer.param_groups[-1]["lr"]
         if rollout % QUALITY_EVERY == 0 or rollout == 1:
-            values["quality"] = float(write_notes(self.trainer, self.probe, 1, self.seed + rollout).gold().mean())
+            notes = write_notes(self.trainer, self.probe, 1, self.seed + rollout)
+            values["quality"] = fmean(self.gold(notes.prompts, notes.texts))
         self.records.append({"step": state.global_step, **_rounded(values)})
-        if rollout % ORACLE_EVERY == 0 or rollout == 1:
+        if rollout % self.oracle_every == 0 or rollout == 1:
             self.outcomes.append({"rollout": rollout, "step": state.global_step, **self.oracle.measure()})
 
     def finish(self) -> None:

@@ -13,14 +13,14 @@ PHRASE = ("the", "soup", "was", "hot")
 
 class TextReward:
     """
-    A reward function in TRL's sense over requests and notes.
+    A reward function in TRL's sense, which can be broken while a run goes on.
 
     Args:
-        score (`Callable`): `(request, note, rng) -> float`.
+        score (`Callable`): `(prompt, completion, rng) -> float`.
         seed (`int`): Seed of `rng`.
     """
 
-    def __init__(self, score: Callable[[Request, str, random.Random], float], seed: int) -> None:
+    def __init__(self, score: Callable[[str, str, random.Random], float], seed: int) -> None:
         self.score = score
         self.rng = random.Random(seed)
         self.nan_fraction = 0.0
@@ -31,7 +31,7 @@ class TextReward:
 
     def __call__(self, prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         rows = zip(prompts, completions, strict=True)
-        scores = [self.score(Request.from_prompt(p), c, self.rng) for p, c in rows]
+        scores = [self.score(p, c, self.rng) for p, c in rows]
         if self.stuck_at is not None:
             scores = [self.stuck_at] * len(scores)
         scores = [score + self.rng.gauss(0, self.noise) for score in scores]

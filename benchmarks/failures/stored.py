@@ -24,4 +24,4 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def folder_of(name: str, seed: int, acts: bool = False) -> Path:
     """Folder of a run, or of the same with `diagnostics="act"`."""
-    return RUNS / ("act" if acts else split_of(seed)) / name / str(seed)
+    return RUNS / ("act" if acts else split_of(name, seed)) / name / str(seed)

@@ -91,7 +91,9 @@ def recall_table(runs: list[Result]) -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
 
     for mode, name in MODES.items():
-        add(f"{mode} {name}", [run for run in runs if mode in run.labels], lambda v, mode=mode: warned(v, mode))  # type: ignore[misc]
+        having = [run for run in runs if mode in run.labels]
+        if having:
+            add(f"{mode} {name}", having, lambda v, mode=mode: warned(v, mode))  # type: ignore[misc]
     healthy = [run for run in runs if run.healthy]
     plain = [run for run in healthy if RECIPES[run.recipe].intent == "healthy"]
     hard = [run for run in healthy if RECIPES[run.recipe].intent == "hard-negative"]
@@ -122,6 +124,8 @@ def lead_table(runs: list[Result]) -> str:
     ]
     for mode in MODES:
         having = [run for run in runs if mode in run.labels]
+        if not having:
+            continue
         warned = [(run, min(v.alarms.values())) for run in having if (v := run.verdicts["diagnostics"]).alarms]
         leads = [(run.labels[mode].damage - first) / run.rollouts for run, first in warned]
         seen = [run for run, _ in warned]
@@ -140,6 +144,8 @@ def outcome_table(runs: list[Result]) -> str:
     lines = ["| recipe | meant to be | runs | the oracle saw |", "|---|---|---|---|"]
     for name, recipe in RECIPES.items():
         own = [run for run in runs if run.recipe == name]
+        if not own:
+            continue
         seen = Counter(mode for run in own for mode in _outcome(run))
         told = ", ".join(f"{mode} {count}" for mode, count in seen.most_common())
         lines.append(f"| {name} | {recipe.intent} | {len(own)} | {told} |")
@@ -164,6 +170,13 @@ def page(folder: Path) -> str:
 
     parts += ["### Settings, before the runs", lint_table()]
     return "\n\n".join([*parts, "### What became of the recipes", outcome_table(everything)])
+
+
+def demo_page(folder: Path) -> str:
+    """The tables of the second world, which no threshold was fitted to."""
+    runs = results(folder / "demo")
+    parts = [recall_table(runs), lead_table(runs), outcome_table(runs), run_table(runs)]
+    return "\n\n".join([f"### Second world: SmolLM2-135M: {len(runs)} runs", *parts])
 
 
 def run_table(runs: list[Result]) -> str:

@@ -1,11 +1,11 @@
-"""One run of the small world."""
+"""One run of a world."""
 
 import json
-import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from datasets import Dataset
@@ -15,14 +15,49 @@ from rlhf_ext import PPOConfig, PPOTrainer
 from rlhf_ext.trainer import measured
 from rlhf_ext.trainer.callbacks import JOURNAL_FILE, live_settings
 
-from .base import REWARD_MODELS, Models
 from .faults import FAULTS
-from .grammar import Request, gold, random_request
-from .oracle import Oracle, split_requests
-from .recipes import BASE, RECIPES, Recipe
+from .oracle import Oracle
+from .recipes import BASES, RECIPES, Recipe
 from .recorder import QUALITY_EVERY, Recorder
-from .rewards import TEXT_REWARDS, TextReward
 from .stored import write_rows
+
+
+class Prompts(NamedTuple):
+    """
+    Prompts to train on, those of the quality probe, those of the oracle, and where a curriculum changes them, whether one
+    is asked from half-way on.
+    """
+
+    train: list[str]
+    probe: list[str]
+    held_out: list[str]
+    asked_later: Callable[[str], bool] | None = None
+
+
+class World(Protocol):
+    """
+    What a run needs of its world.
+
+    Args:
+        samples_per_prompt (`int`): Completions of each prompt that the oracle reads.
+        oracle_every (`int`): Rollouts between two of its measurements.
+    """
+
+    samples_per_prompt: int
+    oracle_every: int
+
+    @property
+    def policy(self) -> Path:
+        """Folder of the language model that runs start from."""
+
+    def prompts(self, recipe: Recipe, seed: int, rollout_size: int) -> Prompts:
+        """The prompts of a run."""
+
+    def gold(self, prompts: list[str], completions: list[str]) -> list[float]:
+        """The score that cannot be gamed."""
+
+    def roles(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """Arguments of [`PPOTrainer`]: policy, reward and what the critic starts from."""
 
 
 class _StopAt(TrainerCallback):
@@ -38,7 +73,7 @@ class _StopAt(TrainerCallback):
 
 def make_config(recipe: Recipe, folder: str, seed: int, acts: bool = False) -> PPOConfig:
     """Settings of a run of `recipe`; to act, with checkpoints to go back to and a probe of the held-out quality."""
-    settings = {**BASE, **recipe.settings}
+    settings = {**BASES[recipe.world], **recipe.settings}
     per_rollout = settings["steps_per_generation"] * settings["num_iterations"]
     acting = {
         "diagnostics": "act",
@@ -64,27 +99,8 @@ def make_config(recipe: Recipe, folder: str, seed: int, acts: bool = False) -> P
     )
 
 
-def _prompts(recipe: Recipe, seed: int, rollout_size: int) -> Dataset:
-    """Requests to train on; a curriculum asks for three subjects from half-way on."""
-    train, _, _ = split_requests(recipe.num_subjects)
-    requests: list[Request] = train
-    if recipe.fault == "curriculum":
-        rng = random.Random(seed)
-        half = recipe.rollouts // 2 * rollout_size
-        requests = [rng.choice(train) for _ in range(half)] + [random_request(rng, 3) for _ in range(half)]
-    return Dataset.from_dict({"prompt": [request.prompt for request in requests]})
-
-
-def _asks_for_three(request: Request) -> bool:
-    return len(request.subjects) == 3
-
-
-def _judge(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    return [gold(Request.from_prompt(p), c) for p, c in zip(prompts, completions, strict=True)]
-
-
 def simulate(
-    name: str, seed: int, models: Models, acts: bool = False
+    name: str, seed: int, world: World, acts: bool = False
 ) -> tuple[dict[str, Any], list[dict], list[dict], list[dict]]:
     """
     Run a recipe.
@@ -92,43 +108,40 @@ def simulate(
     Args:
         name (`str`): Name in `RECIPES`.
         seed (`int`): Seed of everything random in the run, the reward model's too.
-        models ([`Models`]): The world's models.
-        acts (`bool`): With `diagnostics="act"`, whose probe is the gold score on requests of its own.
+        world ([`World`]): Its models, prompts and scores.
+        acts (`bool`): With `diagnostics="act"`, whose probe is the gold score on prompts of its own.
 
     Returns:
         The run's settings, its records, the oracle's rows and the actions.
     """
     recipe = RECIPES[name]
-    reward, critic = _reward_and_critic(recipe, seed, models)
+    roles = world.roles(recipe, seed)
     set_seed(seed)
-    _, probe, held_out = split_requests(recipe.num_subjects)
-    if recipe.fault == "curriculum":
-        held_out += split_requests(3)[2]
-    asked_later = _asks_for_three if recipe.fault == "curriculum" else None
-    recorder = Recorder(probe, seed)
-    reference = AutoModelForCausalLM.from_pretrained(models.policy)
+    reference = AutoModelForCausalLM.from_pretrained(world.policy)
     check = measured.check_first_pass
     with tempfile.TemporaryDirectory() as folder:
         args = make_config(recipe, folder, seed, acts)
-        dataset = _prompts(recipe, seed, args.generation_batch_size)
-
+        prompts = world.prompts(recipe, seed, args.generation_batch_size)
+        recorder = Recorder(prompts.probe, world.gold, world.oracle_every, seed)
         probed = {
-            "eval_dataset": Dataset.from_dict({"prompt": [request.prompt for request in probe]}),
-            "quality_fn": _judge,
+            "eval_dataset": Dataset.from_dict({"prompt": prompts.probe}),
+            "quality_fn": lambda prompts, completions, **_: world.gold(prompts, completions),
         }
+
+        def oracle_of(trainer: PPOTrainer) -> Oracle:
+            samples = world.samples_per_prompt
+            return Oracle(trainer, reference, prompts.held_out, samples, world.gold, seed, prompts.asked_later)
 
         def make_trainer() -> PPOTrainer:
             trainer = PPOTrainer(
-                str(models.policy),
-                reward,
-                make_config(recipe, folder, seed, acts),
-                dataset,
-                critic_model=critic,
+                args=make_config(recipe, folder, seed, acts),
+                train_dataset=Dataset.from_dict({"prompt": prompts.train}),
+                **roles,
                 **(probed if acts else {}),
             )
             trainer.remove_callback(PrinterCallback)
             FAULTS.get(recipe.fault or "", lambda _: None)(trainer)
-            recorder.attach(trainer, Oracle(trainer, reference, held_out, seed, asked_later))
+            recorder.attach(trainer, oracle_of(trainer))
             return trainer
 
         try:
@@ -150,16 +163,6 @@ def _actions(journal: Path) -> list[dict]:
     return [line for line in lines if line["kind"] == "action"]
 
 
-def _reward_and_critic(recipe: Recipe, seed: int, models: Models) -> tuple[Any, str]:
-    """The reward, and what the critic starts from: the reward model, or one that knows what a careless writer gets."""
-    reward: Any = (
-        str(models.reward_model(recipe.reward, seed))
-        if recipe.reward in REWARD_MODELS
-        else TextReward(TEXT_REWARDS[recipe.reward], seed)
-    )
-    return reward, reward if recipe.reward in REWARD_MODELS else str(models.critic)
-
-
 def _train(make_trainer: Any, recipe: Recipe) -> None:
     trainer = make_trainer()
     if recipe.fault != "resume":
@@ -170,13 +173,13 @@ def _train(make_trainer: Any, recipe: Recipe) -> None:
     make_trainer().train(resume_from_checkpoint=True)
 
 
-def run_one(name: str, seed: int, models: Models, folder: Path, acts: bool = False) -> None:
+def run_one(name: str, seed: int, world: World, folder: Path, acts: bool = False) -> None:
     """
     Run a recipe and write `records.jsonl.gz` (settings first), `oracle.jsonl.gz` and, where it acts, `actions.jsonl.gz` to
     `folder`, at its end.
     """
     torch.set_num_threads(1)
-    settings, records, outcomes, actions = simulate(name, seed, models, acts)
+    settings, records, outcomes, actions = simulate(name, seed, world, acts)
     if acts:
         write_rows(folder / "actions.jsonl.gz", actions)
     write_rows(folder / "oracle.jsonl.gz", [{k: _short(v) for k, v in row.items()} for row in outcomes])

@@ -30,7 +30,7 @@ def test_stored_runs_are_in_the_half_of_their_seed_and_of_recipes_that_exist():
     for path in RUNS.glob("*/*/*/records.jsonl.gz"):
         split, recipe, seed = path.parts[-4:-1]
         assert recipe in RECIPES
-        assert split in ("act", split_of(int(seed)))
+        assert split in ("act", split_of(recipe, int(seed)))
 
 
 @pytest.mark.parametrize("mode", FIGURES)

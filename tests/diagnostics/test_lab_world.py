@@ -10,8 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.failures import base, faults, produce, recipes, world
-from benchmarks.failures.grammar import Request
+from benchmarks.failures import base, faults, produce, recipes, small, world
 from benchmarks.failures.oracle import Notes, Oracle
 from benchmarks.failures.stored import read_rows
 from rlhf_ext.diagnostics import Record, RunSettings
@@ -24,7 +23,7 @@ def small_world(monkeypatch, tmp_path):
     monkeypatch.setitem(base.REWARD_MODELS, "good", base.RewardModelKind(pairs=64, noise=0.0, epochs=1))
     for name in ("base-gold", "resume", "bug-nan"):
         monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], rollouts=4))
-    return base.Models(tmp_path / "cache")
+    return small.SmallWorld(tmp_path / "cache")
 
 
 def run(name, models, folder):
@@ -88,8 +87,8 @@ def oracle_of(trainer, asked_later=None):
     return watched
 
 
-def notes_of(requests, ids):
-    return Notes(requests, [""] * len(ids), ids, None)
+def notes_of(prompts, ids):
+    return Notes(prompts, [""] * len(ids), ids, None)
 
 
 def test_the_critic_is_to_foresee_the_scores_as_training_takes_them():
@@ -103,9 +102,9 @@ def test_the_critic_is_to_foresee_the_scores_as_training_takes_them():
 
 @pytest.mark.parametrize(("step", "asked"), [(0, [True, False]), (49, [True, False]), (50, [False, True])])
 def test_of_a_curriculum_the_critic_is_measured_on_what_is_asked_now(step, asked):
-    requests = [Request("praise", ("soup", "staff")), Request("praise", ("soup", "staff", "music"))]
-    notes = notes_of(requests, [[9], [9]])
-    assert oracle_of(Trained(step), lambda r: len(r.subjects) == 3)._asked_now(notes).tolist() == asked
+    notes = notes_of(["praise soup staff :", "praise soup staff music :"], [[9], [9]])
+    prompts = small.SmallWorld(None).prompts(recipes.RECIPES["curriculum"], 0, 64)
+    assert oracle_of(Trained(step), prompts.asked_later)._asked_now(notes).tolist() == asked
     assert oracle_of(Trained(step))._asked_now(notes).tolist() == [True, True]
 
 
