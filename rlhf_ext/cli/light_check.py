@@ -66,7 +66,7 @@ def preflight_of_text(recipe: str | None, overrides: list[str], num_gpus: int) -
         ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is one of TRL's old PPO, or
             kl_target has no unit.
     """
-    given = {name: _number_in(value) for name, value in (_read(recipe) | _pairs(overrides)).items()}
+    given = _read(recipe) | _pairs(overrides)
     explanation = explain_old_names([name for name in given if name not in PPO.names()])
     if explanation:
         raise ValueError(explanation)
@@ -136,13 +136,3 @@ def _pairs(overrides: list[str]) -> dict[str, Any]:
         if not values and not isinstance(DEFAULTS.get(name, True), bool):
             raise ValueError(f"--{name} needs a value.")
     return {name: values[0] if len(values) == 1 else values or True for name, values in given.items()}
-
-
-def _number_in(value: Any) -> Any:
-    """YAML takes 1e-6 for a text; the parser of the programs makes a number of it, in a recipe as on the command line."""
-    for kind in (int, float) if isinstance(value, str) else ():
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value

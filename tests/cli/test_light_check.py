@@ -85,13 +85,6 @@ def test_the_command_line_is_read_as_by_the_whole_check(overrides, tmp_path):
     assert titles(preflight_of_text(str(recipe), overrides, 1)[0]) == titles(expected) != []
 
 
-def test_a_number_that_yaml_takes_for_a_text_is_one_in_a_recipe_too(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(BASE) + "critic_learning_rate: 1e-3\n")
-    expected, _ = preflight_of_recipe(PPOScriptArguments, ["--config", str(recipe)], 1)
-    assert titles(preflight_of_text(str(recipe), [], 1)[0]) == titles(expected) != []
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_command_takes_it_where_trl_is_missing(path, monkeypatch, capsys):
     monkeypatch.setattr("rlhf_ext.cli.check.find_spec", lambda name: None)
