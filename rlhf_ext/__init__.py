@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .trainer.recipe import RecipeParser
     from .trainer.reward_config import RewardConfig
     from .trainer.reward_trainer import RewardTrainer
+    from .trainer.sft_config import SFTConfig
 
 _MODULE_OF = {
     "DiagnosticsCallback": ".trainer.callbacks",
@@ -33,6 +34,7 @@ _MODULE_OF = {
     "RecipeParser": ".trainer.recipe",
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
+    "SFTConfig": ".trainer.sft_config",
     "auto_beta": ".kl_control",
     "check_saves_weights": ".trainer.launch",
     "diagnose": ".diagnostics",
@@ -53,6 +55,7 @@ __all__ = [
     "RecipeParser",
     "RewardConfig",
     "RewardTrainer",
+    "SFTConfig",
     "__version__",
     "auto_beta",
     "check_saves_weights",

@@ -20,6 +20,11 @@ def _is_hidden(character: str) -> bool:
     return unicodedata.bidirectional(character) in _DIRECTIONS
 
 
+def cut(text: str, limit: int) -> str:
+    """The text, of which a long one ends after `limit` characters with a sign of it."""
+    return text if len(text) <= limit else f"{text[:limit]} [...]"
+
+
 def inline(text: object) -> str:
     """One line of plain text, in a sentence or a cell of a table."""
     return _MARKUP.sub(r"\\\1", escape(" ".join(visible(str(text)).split()), quote=False))
@@ -33,8 +38,7 @@ def block(text: str, limit: int = 1200) -> str:
         text (`str`): The text.
         limit (`int`, *optional*, defaults to `1200`): Characters after which it is cut.
     """
-    shown = text if len(text) <= limit else f"{text[:limit]} [...]"
-    return f"<pre>{escape(visible(shown), quote=False)}</pre>"
+    return f"<pre>{escape(visible(cut(text, limit)), quote=False)}</pre>"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

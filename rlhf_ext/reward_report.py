@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .diagnostics.report_html import html_page, html_table
 from .diagnostics.report_text import short
+from .markdown import cut
 from .report_card import ReportCard
 from .report_plots import calibration_plot, length_plot, margin_plot
 
@@ -136,7 +137,7 @@ def _mistake(mistake: Mistake) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} [...]")
+    return escape(cut(text, _LONGEST_TEXT))
 
 
 def _numbers(card: ReportCard) -> str:

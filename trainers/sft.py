@@ -14,14 +14,13 @@ from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    SFTConfig,
     SFTTrainer,
     get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, check_saves_weights, load_data, push, run_program
+from rlhf_ext import RecipeParser, SFTConfig, check_saves_weights, load_data, push, run_program
 
 
 def main() -> None:

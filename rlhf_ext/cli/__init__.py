@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 from ..version import __version__
 from . import check, completions, demo, diagnose, env, migrate, plan, training
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     debug, rest = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     # What a command does not know is a setting of the recipe, which the recipe's parser judges.
-    known, settings = make_parser().parse_known_args(rest)
+    known, settings = make_parser().parse_known_args(rest or ["--help"])
     known.debug = debug
     # The demo alone runs long in this process; the training programs keep their tracebacks themselves.
     with errors_as_messages(f"rlhf-ext {known.command}", debug, keep_traceback=known.command == "demo"):
@@ -61,6 +62,5 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _take_debug(arguments: list[str]) -> tuple[bool, list[str]]:
     """Whether `--debug` stands among the arguments, and the others."""
-    following = [*arguments[1:], ""]
-    own = [a == "--debug" and b not in _DEBUG_SETTINGS for a, b in zip(arguments, following, strict=True)]
+    own = [a == "--debug" and b not in _DEBUG_SETTINGS for a, b in pairwise([*arguments, ""])]
     return any(own), [a for a, is_own in zip(arguments, own, strict=True) if not is_own]

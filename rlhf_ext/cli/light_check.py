@@ -63,8 +63,8 @@ def preflight_of_text(recipe: str | None, overrides: list[str], num_gpus: int) -
         `tuple`: the findings, and sentences on what could not be judged.
 
     Raises:
-        ValueError: If the recipe is no YAML mapping, an option has no value, a name is one of TRL's old PPO, or kl_target
-            has no unit.
+        ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is one of TRL's old PPO, or
+            kl_target has no unit.
     """
     given = _read(recipe) | _pairs(overrides)
     explanation = explain_old_names([name for name in given if name not in PPO.names()])
@@ -121,14 +121,18 @@ def _read(recipe: str | None) -> dict[str, Any]:
 def _pairs(overrides: list[str]) -> dict[str, Any]:
     import yaml
 
-    found: dict[str, Any] = {}
-    remaining = iter(overrides)
-    for option in remaining:
-        name, equals, value = option.partition("=")
-        if not name.startswith("--"):
-            raise ValueError(f"not a setting: {option}. A recipe is given with --config, a value with its --name.")
-        text = value if equals else next(remaining, None)
-        if text is None:
-            raise ValueError(f"{name} needs a value.")
-        found[name.removeprefix("--")] = yaml.safe_load(text)
-    return found
+    given: dict[str, list[Any]] = {}
+    current: list[Any] | None = None
+    for part in overrides:
+        if part.startswith("--"):
+            name, equals, value = part.removeprefix("--").partition("=")
+            current = given[name] = [yaml.safe_load(value)] if equals else []
+        elif current is None:
+            raise ValueError(f"not a setting: {part}. A recipe is given with --config, a value with its --name.")
+        else:
+            current.append(yaml.safe_load(part))
+    # As argparse has it: a switch needs no value, a list has several.
+    for name, values in given.items():
+        if not values and not isinstance(DEFAULTS.get(name, True), bool):
+            raise ValueError(f"--{name} needs a value.")
+    return {name: values[0] if len(values) == 1 else values or True for name, values in given.items()}

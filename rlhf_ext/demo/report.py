@@ -2,15 +2,14 @@
 
 import json
 import random
-import re
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..markdown import inline
 from .settings import DemoSettings
 from .stages import AFTER, BEFORE, HELD_OUT_PAIRS, HISTORY, POLICY, REWARD_MODEL, TRAINING, write_atomically
 
@@ -138,16 +137,11 @@ def _examples(folder: Path) -> str:
     chosen = random.Random(0).sample(sorted(before), k=min(4, len(before)))
     lines = []
     for prompt in chosen:
-        lines += [f"**{_plain(prompt)} ...**", ""]
+        lines += [f"**{inline(prompt)} ...**", ""]
         for when, row in (("before", before[prompt]), ("after", after[prompt])):
-            lines.append(f"- {when} (gold {row['gold']:+.2f}): {_plain(row['completion'])}")
+            lines.append(f"- {when} (gold {row['gold']:+.2f}): {inline(row['completion'])}")
         lines.append("")
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """On one line, and text alone also where Markdown would take it for HTML, a link or an image."""
-    return re.sub(r"([\\`*_\[\]!#|])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def _clear_pair_accuracy(folder: Path) -> float:

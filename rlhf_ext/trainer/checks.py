@@ -10,6 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
+from ..markdown import cut
 from ..models.critic import VALUE_HEAD_FILE
 from ..models.roles import check_adapter, check_trained_tokens
 from ..models.scoring import hub_arguments, tokenize_prompts
@@ -354,9 +355,8 @@ def _text(prompt: str | list[dict[str, Any]] | None) -> str:
     return " ".join(str(message.get("content") or "") for message in prompt or [])
 
 
-def _shown(prompt: Any) -> str:
-    text = repr(prompt)
-    return text if len(text) <= 100 else f"{text[:100]} ..."
+def _shown(value: Any) -> str:
+    return cut(repr(value), 100)
 
 
 def check_first_pass(deviation: float, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
 
+from ..markdown import cut
 from ..models.critic import CRITIC_FOLDER
 from ..version import __version__
 from .secrets import without_tokens
@@ -274,6 +275,8 @@ def _failed(
 def _command(trainer: Any, repository: str, folder: str, revision: str | None = None) -> str:
     command = ["hf", "upload", repository, folder, "."]
     command += [part for pattern in _IGNORED for part in ("--exclude", pattern)]
+    # Only where the repository is still to be made; it would be a public one.
+    command += ["--private"] if trainer.args.hub_private_repo else []
     revision = revision or trainer.args.hub_revision
     return shlex.join([*command, *(("--revision", revision) if revision else ())])
 
@@ -281,8 +284,7 @@ def _command(trainer: Any, repository: str, folder: str, revision: str | None = 
 def _reason(trainer: Any, error: BaseException, token: str | None = None) -> str:
     """The error in a sentence, without tokens."""
     text = " ".join(str(error).split()) or type(error).__name__
-    text = without_tokens(text, token, trainer.args.hub_token)
-    text = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} [...]"
+    text = cut(without_tokens(text, token, trainer.args.hub_token), _LONGEST_REASON)
     return text if text.endswith(".") else f"{text}."
 
 

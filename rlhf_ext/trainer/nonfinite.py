@@ -15,7 +15,8 @@ logger = get_logger(__name__)
 
 STEPS_TO_SPARE = 2
 """Steps that are left out in a run because loss or gradient are not finite; the third ends it."""
-FOLDER = "nonfinite"
+FOLDER = "_nonfinite"
+"""In the output folder; a push to the Hub leaves out what begins with `_`, and these are texts of the training."""
 
 
 def dump_step(

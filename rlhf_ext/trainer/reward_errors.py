@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..markdown import cut
 from .out_of_memory import is_out_of_memory
 
 _CHARACTERS = 120
@@ -95,7 +96,6 @@ def _message(name: str, inputs: dict[str, Any], error: Exception, guilty: int | 
     )
 
 
-def shown(text: Any) -> str:
-    """A value, of which a long one is cut."""
-    shown = repr(text)
-    return shown if len(shown) <= _CHARACTERS else f"{shown[:_CHARACTERS]} ..."
+def shown(value: Any) -> str:
+    """A value in a message, of which a long one is cut."""
+    return cut(repr(value), _CHARACTERS)

@@ -11,7 +11,7 @@ from rlhf_ext.programs.reward import RewardScriptArguments
 from test_launch import CLASSES
 
 from rlhf_ext import PPOConfig, RecipeParser, RewardConfig
-from rlhf_ext.cli import make_parser
+from rlhf_ext.cli import main, make_parser
 from rlhf_ext.cli.env import environment
 from rlhf_ext.cli.training import PROGRAMS
 
@@ -42,6 +42,14 @@ def test_a_help_fits_a_screen(name, monkeypatch):
     assert 5 <= len(lines) <= 40
     assert max(map(len, lines)) <= 120
     assert "xit status" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--debug"]])
+def test_the_command_alone_says_what_there_is(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.err) == (0, "") and "\n    diagnose " in printed.out
 
 
 def test_no_help_loads_anything_heavy():

@@ -68,6 +68,23 @@ def test_the_changes_are_found_at_all(tmp_path):
     assert "kl-target-near" in preflight_of_text(str(recipe), ["--kl_target", "0.1"], 1)[0][0].title
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["--critic_learning_rate", "1e-3"],  # which YAML takes for a text
+        ["--critic_learning_rate=1e-3", "--disable_dropout", "--kl_target", "60"],
+        ["--reward_model", "a", "b", "--kl_target", "60"],
+        ["--fp16", "false", "--kl_target=60"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_line_is_read_as_by_the_whole_check(overrides, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(BASE))
+    expected, _ = preflight_of_recipe(PPOScriptArguments, ["--config", str(recipe), *overrides], 1)
+    assert titles(preflight_of_text(str(recipe), overrides, 1)[0]) == titles(expected) != []
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_command_takes_it_where_trl_is_missing(path, monkeypatch, capsys):
     monkeypatch.setattr("rlhf_ext.cli.check.find_spec", lambda name: None)

@@ -245,7 +245,7 @@ def test_the_program_trains_merges_and_pushes_or_ends_with_the_way_to_retry(
         "output_dir": "aligned", "per_device_train_batch_size": 4, "num_iterations": 1, "max_steps": 2,
         "max_completion_length": 4, "save_strategy": "no", "use_cpu": True, "bf16": False, "dtype": "float32",
         "gradient_checkpointing": False, "use_peft": True, "merge": True, "push_to_hub": True,
-        "hub_model_id": "me/aligned", "hub_token": TOKEN,
+        "hub_model_id": "me/aligned", "hub_token": TOKEN, "hub_private_repo": True,
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     if fails:
@@ -261,6 +261,8 @@ def test_the_program_trains_merges_and_pushes_or_ends_with_the_way_to_retry(
         first, second = done.stderr.splitlines()[-2:]
         assert first.startswith("hf upload me/aligned aligned . --exclude")
         assert second.startswith("hf upload me/aligned-merged aligned/merged . --exclude")
+        # The retry makes the second repository, which must not be a public one.
+        assert second.endswith(" --private")
         return
     assert done.returncode == 0, done.stderr
     assert {"adapter_model.safetensors", "README.md"} <= set(hub.repos["me/aligned"])

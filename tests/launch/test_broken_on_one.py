@@ -24,7 +24,7 @@ def test_every_process_leaves_the_step_out_and_ends_with_the_checkpoint(config, 
     if config == "ddp":
         assert runs[0]["sums"] == runs[1]["sums"]
     assert all(x.isfinite().all() for x in load_file(tmp_path / "checkpoint-5" / "model.safetensors").values())
-    names = {path.name for path in (tmp_path / "nonfinite").iterdir()}
+    names = {path.name for path in (tmp_path / "_nonfinite").iterdir()}
     assert names == {
         f"step-{step}-rank{rank}.{end}"
         for step in broken_on_one.BROKEN

@@ -56,7 +56,7 @@ def test_two_steps_are_left_out_and_the_third_ends_the_run_with_a_checkpoint(
     assert str(folder) in str(error.value)
     saved = load_file(folder / "model.safetensors")
     assert all(x.isfinite().all() for x in saved.values())
-    names = sorted(path.name for path in (tmp_path / "out" / "nonfinite").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out" / "_nonfinite").iterdir())
     assert names == [f"step-{n}-rank0.{end}" for n in (3, 6, 8) for end in ("json", "safetensors")]
 
 
@@ -71,12 +71,12 @@ def test_the_files_hold_the_sequences_of_the_step(tiny_policy_path, prompts, ppo
 
     monkeypatch.setattr(PPOTrainer, "_tokens_of_step", watched)
     trainer = run(tiny_policy_path, prompts, args)
-    path = tmp_path / "out" / "nonfinite" / "step-3-rank0"
+    path = tmp_path / "out" / "_nonfinite" / "step-3-rank0"
     tensors = load_file(f"{path}.safetensors")
     # Four micro-batches are two steps, passed over twice: the third step takes the first two of them again.
     for name, x in tensors.items():
         assert torch.equal(x, torch.cat([seen[3][i][name] for i in (0, 1)])), name
-    table = json.loads((tmp_path / "out" / "nonfinite" / "step-3-rank0.json").read_text())
+    table = json.loads((tmp_path / "out" / "_nonfinite" / "step-3-rank0.json").read_text())
     assert table["reason"] == "The gradient is not finite (its norm is nan)"
     assert len(table["sequences"]) == 8 and table["sequences"][0]["prompt"].startswith("Say ")
     row = tensors["completion_ids"][0][tensors["completion_mask"][0]]
@@ -98,7 +98,7 @@ def test_the_numbers_that_are_not_finite_are_named_by_sequence(tiny_policy_path,
     # The same micro-batch comes again in the second epoch.
     trainer.train()
     assert trainer._steps_left_out == 2
-    table = json.loads((tmp_path / "out" / "nonfinite" / "step-2-rank0.json").read_text())
+    table = json.loads((tmp_path / "out" / "_nonfinite" / "step-2-rank0.json").read_text())
     assert [sequence["not finite"] for sequence in table["sequences"]] == [[], [], ["advantages"], []]
 
 
@@ -146,7 +146,7 @@ def test_a_resumed_run_has_spared_what_the_first_part_did(
 def test_a_disk_that_takes_no_dump_does_not_end_the_run(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
     broken_loss(monkeypatch, {3})
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "nonfinite").write_text("a file where the folder is to be")
+    (tmp_path / "out" / "_nonfinite").write_text("a file where the folder is to be")
     assert run(tiny_policy_path, prompts, ppo_config(beta=0.1)).state.global_step == 8
 
 

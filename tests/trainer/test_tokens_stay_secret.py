@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from rlhf_ext import PPOConfig, RewardConfig
+from rlhf_ext import PPOConfig, RewardConfig, SFTConfig
 from rlhf_ext.trainer.secrets import without_tokens
 
 TOKEN, OTHER = "hf_" + "a" * 30, "hf_" + "b" * 30
 
 
-@pytest.mark.parametrize("settings", [PPOConfig, RewardConfig])
+@pytest.mark.parametrize("settings", [PPOConfig, RewardConfig, SFTConfig])
 def test_settings_do_not_give_their_tokens_away(settings, tmp_path):
     init = {"token": OTHER, "dtype": "float32"}
     args = settings(
