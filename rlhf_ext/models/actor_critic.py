@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from .critic import Critic
+from .fused_head import at_labels
 from .roles import CRITIC, AdapterSwitch
 
 ACTOR_CRITIC, REFERENCE = "actor_critic", "reference"
@@ -25,7 +26,7 @@ class ActorCriticOutput(ModelOutput):
 
     Args:
         log_probs (`torch.Tensor` of shape `(B, L - 1)`):
-            Log-probability of each next token, in nats.
+            Log-probability of each next token, in nats; zero where it has no label.
         entropy (`torch.Tensor` of shape `(B, L - 1)`):
             Entropy of the distribution that token was drawn from, in nats.
         state_values (`torch.Tensor` of shape `(B, L - 1)`):
@@ -75,7 +76,7 @@ def add_roles(
             Score heads of the reward models on the policy's base, by adapter.
     """
     _add_submodules(model, critic, score_heads)
-    plain_forward = model.forward
+    plain_forward = at_labels(model, model.forward)
 
     @functools.wraps(plain_forward)
     def forward(self: PreTrainedModel, *args: Any, role: str | None = None, **kwargs: Any) -> Any:
@@ -87,7 +88,9 @@ def add_roles(
         if role in self.score_heads:
             with switch(role):
                 return _scores(self.base_model, self.score_heads[role], kwargs)
-        outputs, states = _with_states(self.base_model, plain_forward, *args, fused_lm_head=True, **kwargs)
+        kept: list[Tensor] = []
+        outputs = plain_forward(*args, fused_lm_head=True, states=kept, **kwargs)
+        (states,) = kept
         if self.critic.trunk is not None:
             states = _states(self.critic.trunk, kwargs)
         elif critic_adapter is not None:
@@ -108,17 +111,6 @@ def _add_submodules(model: PreTrainedModel, critic: Critic, score_heads: Mapping
     model.score_heads = nn.ModuleDict(score_heads)
     added = [f"{prefix}.{name}" for prefix in (CRITIC, "score_heads") for name in getattr(model, prefix).state_dict()]
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
-
-
-def _with_states(trunk: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-    """Outputs of a forward call and the last hidden states `(B, L, H)` of its trunk, which the fused head keeps back."""
-    states: list[Tensor] = []
-    hook = trunk.register_forward_hook(lambda _module, _args, output: states.append(output.last_hidden_state))
-    try:
-        outputs = forward(*args, **kwargs)
-    finally:
-        hook.remove()
-    return outputs, states[0]
 
 
 def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
