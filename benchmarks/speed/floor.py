@@ -59,12 +59,12 @@ def operations(
 
     A product counts two operations for each of its multiplications. Softmax, norms, activations and sampling count nothing.
 
-    - `generate`: every prompt once, and every sampled token but the last of its answer once, with the adapter merged; the head
-      once for each sampled token.
-    - `score`: the trunk over prompt and answer for the policy, the reference, the reward model and a critic that has its own
-      forward, the head at the answer's tokens for the first two.
-    - `update`, for each epoch: forward of policy and critic, and backward, which is one product for the gradient of the inputs
-      and, where weights are trained, one for theirs.
+    - `generate`: every prompt once, and every sampled token but the last of its answer once, with the adapter merged; the
+      head once for each sampled token.
+    - `score`: the trunk over prompt and answer for the policy, the reference, the reward model and a critic that has its
+      own forward, the head at the answer's tokens for the first two.
+    - `update`, for each epoch: forward of policy and critic, and backward, which is one product for the gradient of the
+      inputs and, where weights are trained, one for theirs.
     """
     pairs = list(zip(prompts, completions, strict=True))
     head = 2 * shapes.head[0] * shapes.head[1]

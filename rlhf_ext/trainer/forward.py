@@ -27,15 +27,14 @@ def completion_outputs(
     model: nn.Module,
     sequences: Sequences,
     rows: slice | Tensor,
-    takes_position_ids: bool,
     router_logits: bool,
     role: str | None,
 ) -> TokenOutputs:
     """
     One forward call of a model with TRL's fused head; outputs at the completion tokens of `rows`, zero after their end.
 
-    Every row starts at the first column, so that the call is as wide as its longest row and not as its longest prompt and
-    its longest completion together.
+    Every row starts at the first column, so that the call is as wide as its longest row, not as its longest prompt and its
+    longest completion together, and absolute positions count as they do in generation, without padding (TRL #6800).
 
     `role` is one of those that [`~rlhf_ext.models.actor_critic.add_roles`] gave the policy, `None` for another model.
     """
@@ -48,8 +47,6 @@ def completion_outputs(
     input_ids, mask = ids.gather(1, source), mask.gather(1, source)
     labels = input_ids.masked_fill(~mask | (torch.arange(width, device=ids.device) < starts), -100)
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
-    if takes_position_ids:
-        inputs["position_ids"] = torch.arange(width, device=ids.device).expand_as(input_ids)
     if router_logits:
         inputs["output_router_logits"] = True
     with _tiles(ids.device):

@@ -67,7 +67,7 @@ class Sampler:
         with _last_states(model) as states:
             logits = batch.read_prompts(states)
             while True:
-                sampled = draw(logits_processor(batch.ids, logits.float()))
+                sampled: tuple[Tensor, ...] = draw(logits_processor(batch.ids, logits.float()))
                 if self.value_head is not None:
                     sampled = *sampled, self.value_head(states[0])
                 if not batch.append(sampled, stopping_criteria):
@@ -117,7 +117,7 @@ class _GrowingLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
-        self.buffers = [self.keys, self.values]
+        self.buffers: list[Tensor] = [self.keys, self.values]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """As the parent."""
@@ -137,8 +137,9 @@ class _GrowingLayer(DynamicLayer):
         self._look(end)
 
     def _look(self, end: int) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
+        keys, values = (buffer[:, :, :end] for buffer in self.buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 class _Batch:
@@ -149,7 +150,9 @@ class _Batch:
         self.prompts = self.ids = input_ids
         self.cache = model_kwargs.pop("past_key_values")
         # Those with a column for each token; the others go to every forward call as they are.
-        self.columns = {n: model_kwargs.pop(n) for n in ("attention_mask", "position_ids") if n in model_kwargs}
+        self.columns: dict[str, Tensor] = {
+            n: model_kwargs.pop(n) for n in ("attention_mask", "position_ids") if n in model_kwargs
+        }
         self.kwargs = model_kwargs
         self.rows = torch.arange(len(input_ids), device=input_ids.device)
         self.ended = torch.zeros_like(self.rows, dtype=torch.bool)
@@ -168,18 +171,19 @@ class _Batch:
             if is_full:
                 self.cache.layers = [_GrowingLayer.of([layer]) for layer in self.cache.layers]
             return logits
-        caches, logits, last = [], [], []
+        caches: list[DynamicCache] = []
+        parts: list[tuple[Tensor, Tensor]] = []
         for group in groups:
             width = lengths[group[-1]]
             columns = {name: column[group, -width:] for name, column in self.columns.items()}
             caches.append(DynamicCache(config=self.model.config.get_text_config(decoder=True)))
-            logits.append(self._forward(self.ids[group, -width:], columns, caches[-1], is_first_iteration=True))
-            last.append(states[0])
+            logits = self._forward(self.ids[group, -width:], columns, caches[-1], is_first_iteration=True)
+            parts.append((logits, states[0]))
         self.cache.layers = [_GrowingLayer.of(layers) for layers in zip(*(c.layers for c in caches), strict=True)]
         back = torch.tensor(order, device=self.ids.device).argsort()
         self.cache.batch_select_indices(back)
-        states[0] = torch.cat(last)[back]
-        return torch.cat(logits)[back]
+        logits, states[0] = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+        return logits
 
     def step(self) -> Tensor:
         """Logits `(b, V)` after the last token of the rows that go on."""
@@ -221,8 +225,9 @@ class _Batch:
             ids[rows, t] = tokens
             for table, column in zip(others, columns, strict=True):
                 table[rows, t] = column.float()
-        logprobs, *values = others
-        return torch.cat([self.prompts, ids], dim=1), TokenOutputs(logprobs, values=values[0] if values else None)
+        names = ("logprobs", "values")
+        outputs = TokenOutputs(**dict(zip(names, others, strict=False)))
+        return torch.cat([self.prompts, ids], dim=1), outputs
 
 
 @contextmanager

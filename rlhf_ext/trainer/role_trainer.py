@@ -1,7 +1,6 @@
 """The models behind [`PPOTrainer`]: who computes what, who is trained at which rate, and what is saved of them."""
 
 import copy
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -48,11 +47,17 @@ class RoleTrainer(MeasuredTrainer):
     """
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
-    What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs; `_prepare_inputs`
-    puts rows of similar length into one micro-batch; `_generate_single_turn` samples by [`Sampler`] where the parent would by
-    transformers, checks vLLM after each weight synchronisation, and keeps continuous batching from changing the model; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
-    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    What differs from the parent:
+
+    - `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
+    - `_prepare_inputs` puts rows of similar length into one micro-batch;
+    - `_generate_single_turn` samples by [`Sampler`] instead of transformers, checks vLLM after each weight synchronisation,
+      and keeps continuous batching from changing the model;
+    - `create_optimizer` and `create_scheduler` give the critic parameter groups of its own;
+    - `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
+
+    _buffered_inputs: Any
 
     def create_accelerator_and_postprocess(self) -> None:
         """As the parent; before it prepares the reference, outputs are kept from being rounded."""
@@ -99,7 +104,6 @@ class RoleTrainer(MeasuredTrainer):
             if isinstance(scorer.model, nn.Module):
                 scorer.model = self._prepare_frozen(scorer.model)
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
-        self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
         if self.use_vllm:
             sync_policy_only(self.vllm_generation)
         self._sampler = Sampler(self.critic.value_head if kind == "head" else None)
@@ -146,7 +150,7 @@ class RoleTrainer(MeasuredTrainer):
         role: str | None = ACTOR_CRITIC,
     ) -> TokenOutputs:
         with self.accelerator.autocast():
-            return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled, role)
+            return completion_outputs(model, sequences, rows, self.aux_loss_enabled, role)
 
     @torch.no_grad()
     def _forward_in_chunks(
@@ -165,8 +169,8 @@ class RoleTrainer(MeasuredTrainer):
 
     def _policy_outputs(self, sequences: Sequences) -> TokenOutputs:
         """
-        Log-probabilities and values of a rollout that has just been sampled: as the sampler found them, where the computation
-        is in float32 and the critic reads the policy's trunk, so that a forward call would find the same; else by that call.
+        Log-probabilities and values of a rollout that has just been sampled: as the sampler found them, where that is in
+        float32 and the critic reads the policy's trunk, so that a forward call would find the same; else by that call.
         """
         known = self._sampler.outputs
         self._sampler.outputs = None
