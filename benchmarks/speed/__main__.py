@@ -43,7 +43,6 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Measure the workloads that were asked for."""
     from .driver import SIDES, compare, keep
-    from .floor import matrix_rates
     from .workloads import CPU, GPU, WORKLOADS
 
     chosen = [WORKLOADS[name] for name in arguments.only or [w.name for w in (GPU if arguments.gpu else CPU)]]
@@ -53,7 +52,6 @@ def measure(arguments: argparse.Namespace) -> None:
             names = [name for name in names if name != "ours-adapter"]
         folder = arguments.folder.resolve()
         result = compare(workload, names, arguments.pairs, folder, arguments.other, arguments.threads)
-        result["rates"] = matrix_rates(workload, folder, arguments.threads)
         print(keep(result, arguments.name or workload.name))
 
 

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .floor import matrix_rates, shapes_of
 from .machine import describe
 from .models import prepare
 from .workloads import Workload
@@ -108,12 +110,13 @@ def compare(
         threads (`int`): Of the matrix products.
 
     Returns:
-        `dict[str, Any]`: rows of each side, the workload and the machine.
+        `dict[str, Any]`: rows of each side, rates of the matrix product before every pair, workload, shapes and machine.
     """
     cuda = workload.name.startswith("gpu")
     models = prepare(folder, workload.model, workload.dtype)
     spec = specification(workload, models, pairs + 1, cuda)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    rates: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
         sides: list[Side] = []
         try:
@@ -125,13 +128,20 @@ def compare(
                 # Alone while it loads and warms up.
                 print(f"{workload.name} {name} warm-up {summary(side.rollout())}", flush=True)
             for _ in range(pairs):
+                rates.append(matrix_rates(workload, models["policy"], threads))
                 for side in sides:
                     rows[side.name].append(side.rollout())
                     print(f"{workload.name} {side.name} {summary(rows[side.name][-1])}", flush=True)
         finally:
             for side in sides:
                 side.close()
-    return {"workload": vars(workload), "machine": describe() | {"threads": threads}, "sides": rows}
+    return {
+        "workload": vars(workload),
+        "machine": describe() | {"threads": threads},
+        "shapes": asdict(shapes_of(models["policy"], workload.lora)),
+        "rates": rates,
+        "sides": rows,
+    }
 
 
 def summary(row: dict[str, Any]) -> str:

@@ -82,16 +82,16 @@ def operations(
     return {"generate": fed * 2 * shapes.body + attended + answers * head, "score": score, "update": epochs * update}
 
 
-def matrix_rates(workload: Workload, folder: Path, threads: int) -> dict[str, float]:
+def matrix_rates(workload: Workload, policy: str, threads: int) -> dict[str, float]:
     """Operations a second that `torch.mm` reaches at the shapes of each phase, every layer's product once."""
-    shapes = shapes_of(folder / f"{workload.model}-{workload.dtype}-policy", workload.lora)
+    shapes = shapes_of(policy, workload.lora)
     device = "cuda" if workload.name.startswith("gpu") else "cpu"
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    length = 24 if not workload.chat else 100
+    length = 22 if not workload.chat else 100
     rows = {
         "generate": workload.prompts,
-        "score": workload.prompts * length,
+        "score": workload.micro_batch * length,
         "update": workload.micro_batch * length,
     }
     rates = {phase: rate(shapes, count, workload.dtype, device) for phase, count in rows.items()}
@@ -99,7 +99,7 @@ def matrix_rates(workload: Workload, folder: Path, threads: int) -> dict[str, fl
     return rates
 
 
-def rate(shapes: Shapes, rows: int, dtype: str, device: str, seconds: float = 2.0) -> float:
+def rate(shapes: Shapes, rows: int, dtype: str, device: str, seconds: float = 0.5) -> float:
     """Operations a second of the products of one token batch, weights not reused from the cache of the product before."""
     count = len(shapes.linears)
     products: list[Any] = [*shapes.linears[: min(count, 70)]]
@@ -118,6 +118,6 @@ def rate(shapes: Shapes, rows: int, dtype: str, device: str, seconds: float = 2.
         else:
             spent += time.process_time() - started
         if first:
-            # Packing and page faults of the first round.
+            # Page faults of the first round.
             done, spent, first = 0, 0.0, False
     return done / spent

@@ -48,7 +48,7 @@ def main() -> None:
     common: dict[str, Any] = {
         "output_dir": spec["output_dir"],
         "per_device_train_batch_size": spec["micro_batch"],
-        "per_device_eval_batch_size": spec["sequences"],
+        "per_device_eval_batch_size": spec["micro_batch"],
         "gradient_accumulation_steps": spec["sequences"] // spec["micro_batch"],
         "steps_per_generation": spec["sequences"] // spec["micro_batch"],
         "num_iterations": spec["epochs"],

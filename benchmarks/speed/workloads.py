@@ -63,17 +63,19 @@ class Workload:
         for _ in range(count):
             wishes = LONG if generator.random() < self.long_share else SHORT
             wish = generator.choice(wishes).format(x=generator.choice(SUBJECTS))
-            # Most are short, some are long: from none to twelve sentences before the question.
-            fillers = [generator.choice(FILLER) for _ in range(int(12 * generator.random() ** 3))]
+            # Most are short, some are long: from none to four sentences before the question.
+            fillers = [generator.choice(FILLER) for _ in range(int(5 * generator.random() ** 3))]
             prompts.append([{"role": "user", "content": " ".join([*fillers, wish])}])
         return prompts
 
 
 CPU = (
-    Workload("a", "short answers, 16 tokens", chat=False, completion=16, prompts=32, fixed=True),
-    Workload("b", "chat, answers up to 64 tokens", chat=True, completion=64, prompts=32, long_share=0.2),
-    Workload("c", "chat, long tail up to 256 tokens", chat=True, completion=256, prompts=16, long_share=0.1),
-    Workload("d", "full fine-tuning, critic of its own", chat=False, completion=16, prompts=32, fixed=True, lora=0),
+    Workload("a", "short answers, 16 tokens", chat=False, completion=16, prompts=16, fixed=True),
+    Workload("b", "chat, answers up to 64 tokens", chat=True, completion=64, prompts=8, long_share=0.2, micro_batch=4),
+    Workload(
+        "c", "chat, long tail up to 256 tokens", chat=True, completion=256, prompts=4, long_share=0.1, micro_batch=2
+    ),
+    Workload("d", "full fine-tuning, critic of its own", chat=False, completion=16, prompts=16, fixed=True, lora=0),
 )
 GPU = tuple(
     Workload(

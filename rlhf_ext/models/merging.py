@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
@@ -22,19 +23,18 @@ def merged(model: nn.Module) -> Iterator[None]:
         model (`torch.nn.Module`):
             The policy, whose active adapter is its own.
     """
-    kept: list[tuple[Linear, list[tuple[nn.Parameter, Tensor]]]] = []
+    kept: list[tuple[Linear, Tensor]] = []
     try:
         for layer in _mergeable(model):
-            parameters = list(layer.get_base_layer().parameters(recurse=False))
-            kept.append((layer, [(parameter, parameter.data) for parameter in parameters]))
-            for parameter in parameters:
-                parameter.data = parameter.data.clone()
-            layer.merge(adapter_names=[POLICY])
+            weight = layer.get_base_layer().weight
+            kept.append((layer, weight.data))
+            down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
+            weight.data = torch.addmm(weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
+            layer.merged_adapters.append(POLICY)
         yield
     finally:
-        for layer, weights in kept:
-            for parameter, data in weights:
-                parameter.data = data
+        for layer, data in kept:
+            layer.get_base_layer().weight.data = data
             layer.merged_adapters.clear()
 
 
@@ -49,6 +49,8 @@ def _mergeable(model: nn.Module) -> list[Linear]:
         if isinstance(layer, Linear)
         and type(layer.get_base_layer()) is nn.Linear
         and POLICY in layer.lora_A
-        and not layer.use_dora.get(POLICY)
-        and all(owners[id(parameter)] == 1 for parameter in layer.get_base_layer().parameters(recurse=False))
+        and POLICY not in layer.lora_variant
+        and not layer.lora_bias[POLICY]
+        and layer.lora_A[POLICY].weight.dtype == layer.get_base_layer().weight.dtype
+        and owners[id(layer.get_base_layer().weight)] == 1
     ]
