@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+CPU_TILE = 4096
+"""Words of the vocabulary that the head takes at a time on a CPU, so that a tile of logits stays in its cache."""
+
 
 def at_labels(model: PreTrainedModel, forward: Callable[..., Any]) -> Callable[..., Any]:
     """

@@ -25,7 +25,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     """
     kept: list[tuple[Linear, Tensor]] = []
     try:
-        for layer in _mergeable(model):
+        for layer in mergeable(model):
             weight = layer.get_base_layer().weight
             kept.append((layer, weight.data))
             down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
@@ -38,7 +38,8 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def _mergeable(model: nn.Module) -> list[Linear]:
+def mergeable(model: nn.Module) -> list[Linear]:
+    """The layers that [`merged`] merges."""
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

@@ -8,10 +8,8 @@ import torch
 import trl.trainer.utils
 from torch import Tensor, nn
 
+from ..models.fused_head import CPU_TILE
 from ..rollout import Sequences
-
-CPU_TILE = 4096
-"""Words of the vocabulary that the fused head takes at a time on a CPU, so that a tile of logits stays in its cache."""
 
 
 class TokenOutputs(NamedTuple):
@@ -49,7 +47,7 @@ def completion_outputs(
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
     if router_logits:
         inputs["output_router_logits"] = True
-    with _tiles(ids.device):
+    with head_tiles(ids.device):
         outputs = model(**inputs, **({"fused_lm_head": True} if role is None else {"role": role}))
     # The output that belongs to a token is that at the token before it; those after the end are no one's.
     places = starts - 1 + torch.arange(length, device=ids.device)
@@ -68,7 +66,8 @@ def completion_outputs(
 
 
 @contextmanager
-def _tiles(device: torch.device) -> Iterator[None]:
+def head_tiles(device: torch.device) -> Iterator[None]:
+    """TRL's fused head, which is written for a GPU, takes smaller tiles of the vocabulary on a CPU."""
     before = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
     if device.type == "cpu":
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE

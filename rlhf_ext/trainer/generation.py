@@ -65,7 +65,7 @@ class Sampler:
             return model._sample(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
         batch = _Batch(model, input_ids, model_kwargs)
         with _last_states(model) as states:
-            logits = batch.read_prompts(states)
+            logits = batch.read_prompts(states, stopping_criteria.max_length - input_ids.size(1))
             while True:
                 sampled: tuple[Tensor, ...] = draw(logits_processor(batch.ids, logits.float()))
                 if self.value_head is not None:
@@ -86,7 +86,8 @@ def draw(scores: Tensor) -> tuple[Tensor, Tensor]:
         scores (`torch.Tensor` of shape `(B, V)`, float32):
             Logits of the distribution.
     """
-    cumulated = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+    cumulated = scores.softmax(-1).double()
+    cumulated.cumsum_(-1)
     points = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
     # To the right: a word of probability zero has the value of the word before it, and is never the first above a point.
     tokens = torch.searchsorted(cumulated, points, right=True).clamp(max=scores.size(-1) - 1)
@@ -100,16 +101,16 @@ class _GrowingLayer(DynamicLayer):
     ROOM = 64
 
     @classmethod
-    def of(cls, layers: Sequence[DynamicLayer]) -> "_GrowingLayer":
-        """The layers of several batches as one, padded on the left to the longest."""
+    def of(cls, layers: Sequence[DynamicLayer], room: int) -> "_GrowingLayer":
+        """The layers of several batches as one, padded on the left to the longest, with room for so many tokens."""
         width = max(layer.get_seq_length() for layer in layers)
         grown = cls()
         grown.lazy_initialization(layers[0].keys, layers[0].values)
         for i, name in enumerate(("keys", "values")):
             parts = [getattr(layer, name) for layer in layers]
-            room = sum(map(len, parts)), parts[0].size(1), width + cls.ROOM, parts[0].size(3)
+            shape = sum(map(len, parts)), parts[0].size(1), width + min(room, cls.ROOM), parts[0].size(3)
             # Masked positions are multiplied by zero, so they must be numbers.
-            grown.buffers[i] = parts[0].new_zeros(room)
+            grown.buffers[i] = parts[0].new_zeros(shape)
             for part, rows in zip(parts, grown.buffers[i].split([len(part) for part in parts]), strict=True):
                 rows[:, :, width - part.size(2) : width] = part
         grown._look(width)
@@ -158,7 +159,7 @@ class _Batch:
         self.ended = torch.zeros_like(self.rows, dtype=torch.bool)
         self.sampled: list[tuple[Tensor, ...]] = []
 
-    def read_prompts(self, states: list[Tensor]) -> Tensor:
+    def read_prompts(self, states: list[Tensor], room: int) -> Tensor:
         """Logits `(B, V)` after the prompts, which are read in groups of similar length where that saves padding."""
         mask = self.columns["attention_mask"]
         lengths = mask.sum(1).tolist()
@@ -169,20 +170,20 @@ class _Batch:
         if not is_full or mask.numel() <= PADDED_SHARE * sum(lengths):
             logits = self._forward(self.ids, self.columns, self.cache, is_first_iteration=True)
             if is_full:
-                self.cache.layers = [_GrowingLayer.of([layer]) for layer in self.cache.layers]
+                self.cache.layers = [_GrowingLayer.of([layer], room) for layer in self.cache.layers]
             return logits
         caches: list[DynamicCache] = []
-        parts: list[tuple[Tensor, Tensor]] = []
+        read: list[tuple[Tensor, Tensor]] = []
         for group in groups:
             width = lengths[group[-1]]
             columns = {name: column[group, -width:] for name, column in self.columns.items()}
             caches.append(DynamicCache(config=self.model.config.get_text_config(decoder=True)))
             logits = self._forward(self.ids[group, -width:], columns, caches[-1], is_first_iteration=True)
-            parts.append((logits, states[0]))
-        self.cache.layers = [_GrowingLayer.of(layers) for layers in zip(*(c.layers for c in caches), strict=True)]
+            read.append((logits, states[0]))
+        self.cache.layers = [_GrowingLayer.of(parts, room) for parts in zip(*(c.layers for c in caches), strict=True)]
         back = torch.tensor(order, device=self.ids.device).argsort()
         self.cache.batch_select_indices(back)
-        logits, states[0] = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+        logits, states[0] = (torch.cat(column)[back] for column in zip(*read, strict=True))
         return logits
 
     def step(self) -> Tensor:

@@ -11,6 +11,7 @@ from conftest import tiny_config
 from rlhf_ext.planning import formulas
 from rlhf_ext.planning.architecture import Architecture
 from rlhf_ext.planning.trace import LiveBytes, trace_forward, trace_generation, trace_update
+from rlhf_ext.trainer.forward import head_tiles
 
 BATCH, LENGTH = 3, 24
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
@@ -108,7 +109,7 @@ def test_the_fused_head_takes_what_the_formulas_say(tiny_tokenizer):
     labels = torch.randint(0, 40_000, (BATCH, LENGTH))
     tokens = BATCH * (LENGTH - 1)
     live = LiveBytes([*model.parameters(), states])
-    with live:
+    with live, head_tiles(states.device):
         outputs = model(input_ids=labels, labels=labels, fused_lm_head=True)
         forward, kept = live.peak, live.live
         live.peak = live.live

@@ -126,7 +126,7 @@ def test_a_growing_layer_holds_what_a_list_of_states_holds():
         layer = DynamicLayer()
         layer.update(states, 2 * states)
         layers.append(layer)
-    layer = _GrowingLayer.of(layers)
+    layer = _GrowingLayer.of(layers, 3)
     expected = torch.cat([first[0], torch.nn.functional.pad(first[1], (0, 0, 3, 0))])
     keep = torch.tensor([3, 0, 1])
     for _ in range(2 * _GrowingLayer.ROOM + 3):
