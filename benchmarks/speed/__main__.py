@@ -42,7 +42,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Measure the workloads that were asked for."""
-    from .driver import SIDES, compare, keep
+    from .driver import RESULTS, SIDES, compare
     from .workloads import CPU, GPU, WORKLOADS
 
     chosen = [WORKLOADS[name] for name in arguments.only or [w.name for w in (GPU if arguments.gpu else CPU)]]
@@ -51,8 +51,9 @@ def measure(arguments: argparse.Namespace) -> None:
         if workload.lora == 0:
             names = [name for name in names if name != "ours-adapter"]
         folder = arguments.folder.resolve()
-        result = compare(workload, names, arguments.pairs, folder, arguments.other, arguments.threads)
-        print(keep(result, arguments.name or workload.name))
+        file = RESULTS / f"speed_{arguments.name or workload.name}.json"
+        compare(workload, names, arguments.pairs, folder, arguments.other, arguments.threads, file)
+        print(file)
 
 
 if __name__ == "__main__":

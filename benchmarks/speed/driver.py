@@ -96,8 +96,8 @@ def specification(workload: Workload, models: dict[str, str], rollouts: int, cud
 
 
 def compare(
-    workload: Workload, names: list[str], pairs: int, folder: Path, other_python: str, threads: int
-) -> dict[str, Any]:
+    workload: Workload, names: list[str], pairs: int, folder: Path, other_python: str, threads: int, file: Path
+) -> None:
     """
     One warm-up rollout of each side, then `pairs` rollouts each, the sides taking turns.
 
@@ -108,15 +108,21 @@ def compare(
         folder (`Path`): Where the models are kept.
         other_python (`str`): Interpreter of the environment with TRL 1.12.
         threads (`int`): Of the matrix products.
-
-    Returns:
-        `dict[str, Any]`: rows of each side, rates of the matrix product before every pair, workload, shapes and machine.
+        file (`Path`): Written after every pair: rows of each side, rates of the matrix product before the pair, workload,
+            shapes and machine.
     """
     cuda = workload.name.startswith("gpu")
     models = prepare(folder, workload.model, workload.dtype)
     spec = specification(workload, models, pairs + 1, cuda)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     rates: list[dict[str, float]] = []
+    result = {
+        "workload": vars(workload),
+        "machine": describe() | {"threads": threads},
+        "shapes": asdict(shapes_of(models["policy"], workload.lora)),
+        "rates": rates,
+        "sides": rows,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         sides: list[Side] = []
         try:
@@ -129,19 +135,14 @@ def compare(
                 print(f"{workload.name} {name} warm-up {summary(side.rollout())}", flush=True)
             for _ in range(pairs):
                 rates.append(matrix_rates(workload, models["policy"], threads))
-                for side in sides:
-                    rows[side.name].append(side.rollout())
-                    print(f"{workload.name} {side.name} {summary(rows[side.name][-1])}", flush=True)
+                pair = {side.name: side.rollout() for side in sides}
+                for name, row in pair.items():
+                    rows[name].append(row)
+                    print(f"{workload.name} {name} {summary(row)}", flush=True)
+                file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         finally:
             for side in sides:
                 side.close()
-    return {
-        "workload": vars(workload),
-        "machine": describe() | {"threads": threads},
-        "shapes": asdict(shapes_of(models["policy"], workload.lora)),
-        "rates": rates,
-        "sides": rows,
-    }
 
 
 def summary(row: dict[str, Any]) -> str:
@@ -150,10 +151,3 @@ def summary(row: dict[str, Any]) -> str:
     tokens = sum(row["completion_lengths"])
     peak = max(row["peak_bytes"].values()) / 2**30
     return f"{sum(row['cpu'].values()):.1f} CPU s ({phases}), {tokens} tokens, {peak:.2f} GiB"
-
-
-def keep(result: dict[str, Any], name: str) -> Path:
-    """Write a result where the tables are made from."""
-    file = RESULTS / f"speed_{name}.json"
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return file
