@@ -63,8 +63,8 @@ class Workload:
         for _ in range(count):
             wishes = LONG if generator.random() < self.long_share else SHORT
             wish = generator.choice(wishes).format(x=generator.choice(SUBJECTS))
-            # Most are short, some are long: from none to four sentences before the question.
-            fillers = [generator.choice(FILLER) for _ in range(int(5 * generator.random() ** 3))]
+            # Most are short, some are long: from none to two sentences before the question.
+            fillers = [generator.choice(FILLER) for _ in range(int(3 * generator.random() ** 3))]
             prompts.append([{"role": "user", "content": " ".join([*fillers, wish])}])
         return prompts
 
