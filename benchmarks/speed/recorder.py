@@ -37,17 +37,17 @@ class Recorder:
         self.lengths = {"prompt_lengths": prompt_lengths, "completion_lengths": completion_lengths}
 
     def finish(self) -> None:
-        """The rollout ends: print it, and wait for leave to go on."""
-        self._close()
-        row: dict[str, Any] = {
-            "cpu": dict(self.cpu),
-            "wall": dict(self.wall),
-            "peak_bytes": dict(self.peak),
-            **self.lengths,
-        }
-        print(json.dumps(row), flush=True)
-        sys.stdin.readline()
+        """The rollout ends: print it, and wait for leave to go on, or end with who gives it."""
+        print(json.dumps(self.row()), flush=True)
+        if not sys.stdin.readline():
+            raise SystemExit
         self._reset()
+
+    def row(self) -> dict[str, Any]:
+        """What the rollout took; it ends here."""
+        self._close()
+        cost = {"cpu": dict(self.cpu), "wall": dict(self.wall), "peak_bytes": dict(self.peak)}
+        return {**cost, **self.lengths}
 
     def _reset(self) -> None:
         self.cpu: dict[str, float] = defaultdict(float)

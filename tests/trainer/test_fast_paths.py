@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -213,7 +213,9 @@ def test_rows_are_exchanged_within_an_optimizer_step_only():
 
 
 @pytest.mark.parametrize("adapter", [None, lora()], ids=["full", "lora"])
-def test_outputs_that_the_sampler_knows_are_those_of_the_forward_call(adapter, tiny_policy_path, prompts, ppo_config):
+def test_outputs_that_the_sampler_knows_are_those_of_the_forward_call(
+    adapter, tiny_policy_path, prompts, ppo_config, monkeypatch
+):
     trainer = PPOTrainer(tiny_policy_path, scores_at, ppo_config(critic="head"), prompts, peft_config=adapter)
     torch.nn.init.normal_(trainer.critic.value_head.linear.weight)
     trainer.model.train()
@@ -225,6 +227,10 @@ def test_outputs_that_the_sampler_knows_are_those_of_the_forward_call(adapter, t
     mask = sequences.completion_mask
     torch.testing.assert_close(found.logprobs[mask], expected.logprobs[mask], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.values[mask], expected.values[mask], rtol=1e-4, atol=1e-5)
+    # In a shorter format the sampler's numbers are not those of a forward call.
+    trainer._sampler.outputs = known
+    monkeypatch.setattr(trainer, "_compute_dtype", lambda: torch.bfloat16)
+    assert trainer._policy_outputs(sequences) is not known and trainer._sampler.outputs is None
 
 
 def test_a_critic_of_its_own_is_asked(tiny_policy_path, prompts, ppo_config):
@@ -233,4 +239,3 @@ def test_a_critic_of_its_own_is_asked(tiny_policy_path, prompts, ppo_config):
     samples = trainer._sample([prompts[i] for i in range(4)])
     assert trainer._sampler.outputs.values is None
     assert trainer._policy_outputs(samples.sequences).values.shape == samples.sequences.completion_ids.shape
-    assert isinstance(trainer.model, AutoModelForCausalLM.from_pretrained(tiny_policy_path).__class__)
