@@ -7,6 +7,7 @@ from typing import Any
 
 from .driver import RESULTS
 from .floor import Shapes, operations
+from .growth import exponent
 from .workloads import CPU, GPU
 
 START, END = "<!-- speed: start -->", "<!-- speed: end -->"
@@ -94,7 +95,27 @@ def tables(results: list[dict[str, Any]]) -> str:
         "Time over the floor, and the rate of the matrix product at the shapes of the phases, in GFLOP/s.\n\n"
         + _table(["workload", "side", *PHASES, "rates"], _each(floor_rows, results))
     )
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, growth_table()]).strip()
+
+
+def growth_table() -> str:
+    """Exponents of time and memory, and the points they are fitted to."""
+    file = RESULTS / "speed_growth.json"
+    if not file.is_file():
+        return ""
+    rows = []
+    for name, points in json.loads(file.read_text(encoding="utf-8"))["points"].items():
+        sizes = [point["size"] for point in points]
+        costs = [[point[cost] for point in points] for cost in ("seconds", "bytes")]
+        cells = [
+            ", ".join(map(str, sizes)),
+            *(f"{exponent(sizes, cost):.2f}" for cost in costs),
+            ", ".join(f"{cost:.2f}" for cost in costs[0]),
+            ", ".join(f"{cost / 2**20:.0f}" for cost in costs[1]),
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    columns = ["size", "values", "exponent of time", "of memory", "CPU seconds of a rollout", "MiB of a rollout"]
+    return "Growth, on a random model of four layers and 128 dimensions.\n\n" + _table(columns, rows)
 
 
 def _each(rows: Any, results: list[dict[str, Any]]) -> list[str]:

@@ -150,10 +150,10 @@ class _Batch:
         self.model = model
         self.prompts = self.ids = input_ids
         self.cache = model_kwargs.pop("past_key_values")
-        # Those with a column for each token; the others go to every forward call as they are.
-        self.columns: dict[str, Tensor] = {
-            n: model_kwargs.pop(n) for n in ("attention_mask", "position_ids") if n in model_kwargs
-        }
+        # Those with a column for each token; the others go to every forward call as they are. Without padding, transformers
+        # makes no mask.
+        given = {name: model_kwargs.pop(name, None) for name in ("attention_mask", "position_ids")}
+        self.columns: dict[str, Tensor] = {name: column for name, column in given.items() if column is not None}
         self.kwargs = model_kwargs
         self.rows = torch.arange(len(input_ids), device=input_ids.device)
         self.ended = torch.zeros_like(self.rows, dtype=torch.bool)
@@ -161,7 +161,7 @@ class _Batch:
 
     def read_prompts(self, states: list[Tensor], room: int) -> Tensor:
         """Logits `(B, V)` after the prompts, which are read in groups of similar length where that saves padding."""
-        mask = self.columns["attention_mask"]
+        mask = self.columns.get("attention_mask", torch.ones_like(self.ids))
         lengths = mask.sum(1).tolist()
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         size = -(-len(order) // GROUPS)

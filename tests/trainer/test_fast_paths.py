@@ -45,9 +45,9 @@ def lora(**overrides):
     return LoraConfig(**{**settings, **overrides})
 
 
-def padded(tokenizer):
-    width = max(map(len, PROMPTS))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in PROMPTS])
+def padded(tokenizer, prompts=PROMPTS):
+    width = max(map(len, prompts))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts])
     return {"input_ids": ids, "attention_mask": (ids != tokenizer.pad_token_id).long()}
 
 
@@ -64,7 +64,10 @@ def first_end(row, stops):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(kind, temperature, tiny_tokenizer, request):
+@pytest.mark.parametrize("prompts", [PROMPTS, [[i, 9] for i in range(5, 13)]], ids=["uneven", "even"])
+def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(
+    kind, temperature, prompts, tiny_tokenizer, request
+):
     """Each row alone and whole, without cache, padding or other rows."""
     model = request.getfixturevalue(kind)
     head = torch.nn.Sequential(torch.nn.Linear(32, 1), torch.nn.Flatten(0))
@@ -74,10 +77,10 @@ def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(kind, tem
     with sampler.sampling(model), torch.no_grad():
         out = model.generate(**padded(tiny_tokenizer), generation_config=settings(tiny_tokenizer, stops, temperature))
     assert "generate" not in vars(model)
-    completions = out[:, max(map(len, PROMPTS)) :]
+    completions = out[:, max(map(len, prompts)) :]
     lengths = [first_end(row, stops) for row in completions]
     assert len(set(lengths)) > 3 and max(lengths) == completions.size(1)
-    for b, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True)):
+    for b, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         assert (completions[b, length:] == tiny_tokenizer.pad_token_id).all()
         ids = torch.tensor([prompt + completions[b, :length].tolist()])
         with torch.no_grad():
