@@ -34,7 +34,11 @@ class Recorder:
 
     def count(self, prompt_lengths: list[int], completion_lengths: list[int]) -> None:
         """Tokens of the rollout's sequences."""
-        self.lengths = {"prompt_lengths": prompt_lengths, "completion_lengths": completion_lengths}
+        self.note(prompt_lengths=prompt_lengths, completion_lengths=completion_lengths)
+
+    def note(self, **what: Any) -> None:
+        """Something else that is printed with the rollout."""
+        self.lengths |= what
 
     def finish(self) -> None:
         """The rollout ends: print it, and wait for leave to go on, or end with who gives it."""
@@ -53,7 +57,7 @@ class Recorder:
         self.cpu: dict[str, float] = defaultdict(float)
         self.wall: dict[str, float] = defaultdict(float)
         self.peak: dict[str, int] = defaultdict(int)
-        self.lengths: dict[str, list[int]] = {}
+        self.lengths: dict[str, Any] = {}
         self.phase, self.is_open = "other", False
         self._mark()
 

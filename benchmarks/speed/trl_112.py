@@ -14,7 +14,14 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 from .recorder import Recorder
 
 
-def record(recorder: Recorder) -> type[PPOTrainer]:
+def with_readout(ids: Any, pad: int, readout: list[int]) -> Any:
+    """Rows that end with what the reward model was trained to read last, padded on the left."""
+    rows = [row[row != pad].tolist() + readout for row in ids]
+    width = max(map(len, rows))
+    return torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=ids.device)
+
+
+def record(recorder: Recorder, tokenizer: Any, spec: dict[str, Any]) -> type[PPOTrainer]:
     """The trainer, its phases marked where it calls the functions of its module."""
     generate, forward, score = ppo_trainer.batch_generation, ppo_trainer.forward, ppo_trainer.get_reward
     seen: dict[str, Any] = {}
@@ -24,7 +31,7 @@ def record(recorder: Recorder) -> type[PPOTrainer]:
         outputs = generate(model, queries, size, pad, config)
         recorder.begin("score")
         seen["prompts"] = (queries != pad).sum(1).tolist()
-        seen["completions"] = []
+        seen["completions"], seen["texts"] = [], []
         return outputs
 
     def marked_forward(*args: Any) -> Any:
@@ -33,19 +40,31 @@ def record(recorder: Recorder) -> type[PPOTrainer]:
         return forward(*args)
 
     def get_reward(model: Any, ids: Any, pad: int, context: int) -> Any:
-        outputs = score(model, ids, pad, context)
-        # The last call of a chunk is that of the reward model, on answers cut at their end.
-        seen["last"] = (ids[:, context:] != pad).sum(1).tolist()
-        if recorder.is_reward(model):
-            seen["completions"] += seen["last"]
-        return outputs
+        if model is not seen["reward"]:
+            return score(model, ids, pad, context)
+        # Answers cut at their end.
+        answers = [row[row != pad] for row in ids[:, context:]]
+        seen["completions"] += map(len, answers)
+        if spec["keeps_texts"]:
+            seen["texts"] += tokenizer.batch_decode(answers, skip_special_tokens=True)
+        if spec["readout"]:
+            ids = with_readout(ids, pad, spec["readout"])
+            # The score is read before the first padding after the context: at the last token.
+            context = ids.size(1) - 1
+        return score(model, ids, pad, context)
 
     class RecordedTrainer(PPOTrainer):
         """Ends a rollout where the trainer logs it."""
 
+        def train(self) -> None:
+            seen["reward"] = self.reward_model
+            super().train()
+
         def log(self, logs: Any, *args: Any, **kwargs: Any) -> None:
             super().log(logs, *args, **kwargs)
             recorder.count(seen["prompts"], seen["completions"])
+            if spec["keeps_texts"]:
+                recorder.note(texts=seen["texts"], kl=logs["objective/kl"])
             recorder.finish()
 
     ppo_trainer.batch_generation = batch_generation
@@ -58,14 +77,13 @@ def main() -> None:
     """Train for the rollouts of the specification."""
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     recorder = Recorder(spec["cuda"])
-    trainer_class = record(recorder)
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"], padding_side="left")
+    trainer_class = record(recorder, tokenizer, spec)
     dtype = {"dtype": getattr(torch, spec["dtype"])}
     model = AutoModelForCausalLM.from_pretrained(spec["policy"], **dtype)
     value, reward = (
         AutoModelForSequenceClassification.from_pretrained(spec["reward"], num_labels=1, **dtype) for _ in range(2)
     )
-    recorder.is_reward = lambda model: model is reward
     if isinstance(spec["prompts"][0], str):
         ids = tokenizer(spec["prompts"])["input_ids"]
     else:
@@ -82,7 +100,7 @@ def main() -> None:
         response_length=spec["completion"],
         stop_token=None if spec["fixed"] else "eos",
         temperature=1.0,
-        kl_coef=0.05,
+        kl_coef=spec["beta"],
         learning_rate=spec["learning_rate"],
         lr_scheduler_type="constant",
         num_sample_generations=0,

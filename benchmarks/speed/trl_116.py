@@ -17,8 +17,8 @@ from rlhf_ext import PPOConfig, PPOTrainer
 from .recorder import Recorder
 
 
-def record(base: type, recorder: Recorder) -> type:
-    """The trainer, its phases marked."""
+def record(base: type, recorder: Recorder, keeps_texts: bool = False) -> type:
+    """The trainer, its phases marked, and KL and completions of each rollout."""
 
     class RecordedTrainer(base):  # type: ignore[misc]
         """A rollout ends where the next one begins, and after the last step."""
@@ -34,8 +34,18 @@ def record(base: type, recorder: Recorder) -> type:
         def _generate(self, prompts: Any, *args: Any) -> Any:
             outputs = super()._generate(prompts, *args)
             recorder.count(*([len(ids) for ids in rows] for rows in outputs[:2]))
+            if keeps_texts:
+                recorder.note(texts=outputs[2])
             recorder.begin("score")
             return outputs
+
+        def log(self, logs: Any, *args: Any) -> None:
+            super().log(logs, *args)
+            if "kl/ref" in logs:
+                recorder.note(kl=logs["kl/ref"])
+            elif "kl" in logs:
+                # The mean over tokens; of a sequence it is that by its mean length.
+                recorder.note(kl=logs["kl"] * logs["completions/mean_length"])
 
     return RecordedTrainer
 
@@ -55,7 +65,7 @@ def main() -> None:
         "max_steps": spec["rollouts"] * updates,
         "max_completion_length": spec["completion"],
         "temperature": 1.0,
-        "beta": 0.05,
+        "beta": spec["beta"],
         "learning_rate": spec["learning_rate"],
         "lr_scheduler_type": "constant",
         "seed": spec["seed"],
@@ -73,9 +83,9 @@ def main() -> None:
         args: Any = RLOOConfig(**common, num_generations=2)
         trainer_class, reward = RLOOTrainer, spec["reward"]
     else:
-        args = PPOConfig(**common, critic=spec["critic"])
+        args = PPOConfig(**common, critic=spec["critic"], normalize_scores=False)
         trainer_class, reward = PPOTrainer, spec["reward_adapter" if rank else "reward"]
-    trainer = record(trainer_class, recorder)(
+    trainer = record(trainer_class, recorder, spec["keeps_texts"])(
         model=spec["policy"],
         reward_funcs=reward,
         args=args,

@@ -75,7 +75,9 @@ def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(
     stops = list(range(30, 45))
     torch.manual_seed(1)
     with sampler.sampling(model), torch.no_grad():
-        out = model.generate(**padded(tiny_tokenizer, prompts), generation_config=settings(tiny_tokenizer, stops, temperature))
+        out = model.generate(
+            **padded(tiny_tokenizer, prompts), generation_config=settings(tiny_tokenizer, stops, temperature)
+        )
     assert "generate" not in vars(model)
     completions = out[:, max(map(len, prompts)) :]
     lengths = [first_end(row, stops) for row in completions]
