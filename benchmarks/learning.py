@@ -6,8 +6,8 @@
 
 All sides have the same prompts, sequences, lengths, epochs, micro-batches, adapter, learning rate, a fixed KL weight and
 the same reward model, whose scores are taken as they are. The gold score (VADER) is computed of the completions of every
-rollout; nobody learns from it. KL is that to the initial policy, in nats a completion. A run is a file, kept when it ends; runs that
-are there are not made again.
+rollout; nobody learns from it. KL is that to the initial policy, in nats a completion. A run is a file, kept when it ends;
+runs that are there are not made again.
 """
 
 import argparse

@@ -56,6 +56,7 @@ def add_roles(
     Afterwards `model(..., role=...)` returns, for the role
 
     - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`], in one call as the hooks of DDP, ZeRO and FSDP require;
+    - `"critic"`: the values alone, where the critic does not read the policy's trunk;
     - `"reference"` (with `labels`): TRL's fused output under the reference's adapter;
     - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.
 
@@ -78,6 +79,12 @@ def add_roles(
     _add_submodules(model, critic, score_heads)
     plain_forward = at_labels(model, model.forward)
 
+    def critic_states(policy: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+        if policy.critic.trunk is not None:
+            return _states(policy.critic.trunk, inputs)
+        with switch(critic_adapter):
+            return _states(policy.base_model, inputs)
+
     @functools.wraps(plain_forward)
     def forward(self: PreTrainedModel, *args: Any, role: str | None = None, **kwargs: Any) -> Any:
         if role is None:
@@ -85,17 +92,16 @@ def add_roles(
         if role == REFERENCE:
             with switch(reference_adapter):
                 return plain_forward(*args, fused_lm_head=True, **kwargs)
+        if role == CRITIC:
+            return ActorCriticOutput(state_values=self.critic.value_head(critic_states(self, kwargs)[:, :-1]))
         if role in self.score_heads:
             with switch(role):
                 return _scores(self.base_model, self.score_heads[role], kwargs)
         kept: list[Tensor] = []
         outputs = plain_forward(*args, fused_lm_head=True, states=kept, **kwargs)
         (states,) = kept
-        if self.critic.trunk is not None:
-            states = _states(self.critic.trunk, kwargs)
-        elif critic_adapter is not None:
-            with switch(critic_adapter):
-                states = _states(self.base_model, kwargs)
+        if self.critic.trunk is not None or critic_adapter is not None:
+            states = critic_states(self, kwargs)
         return ActorCriticOutput(
             log_probs=outputs.log_probs,
             entropy=outputs.entropy,

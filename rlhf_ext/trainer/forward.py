@@ -13,9 +13,9 @@ from ..rollout import Sequences
 
 
 class TokenOutputs(NamedTuple):
-    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities."""
+    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities, a critic only values."""
 
-    logprobs: Tensor
+    logprobs: Tensor = None  # type: ignore[assignment]
     entropies: Tensor = None  # type: ignore[assignment]
     values: Tensor = None  # type: ignore[assignment]
     aux_loss: Tensor | None = None
@@ -57,12 +57,9 @@ def completion_outputs(
     def at_completions(x: Tensor) -> Tensor:
         return x.gather(1, places.to(x.device)).masked_fill(~is_token.to(x.device), 0)
 
-    logprobs = at_completions(outputs.log_probs)
-    if "state_values" not in outputs:
-        return TokenOutputs(logprobs)
-    return TokenOutputs(
-        logprobs, at_completions(outputs.entropy), at_completions(outputs.state_values), outputs.aux_loss
-    )
+    columns = {"logprobs": "log_probs", "entropies": "entropy", "values": "state_values"}
+    found = {name: at_completions(outputs[key]) for name, key in columns.items() if key in outputs}
+    return TokenOutputs(**found, aux_loss=outputs.get("aux_loss"))
 
 
 @contextmanager
@@ -82,10 +79,8 @@ def in_chunks(forward: Callable[[Tensor], TokenOutputs], sequences: Sequences, s
     order = by_length(vars(sequences))
     back = order.argsort()
     chunks = [forward(rows) for rows in order.split(size)]
-    outputs = TokenOutputs(torch.cat([chunk.logprobs for chunk in chunks])[back])
-    if chunks[0].values is None:
-        return outputs
-    return outputs._replace(values=torch.cat([chunk.values for chunk in chunks])[back])
+    names = [name for name in ("logprobs", "values") if getattr(chunks[0], name) is not None]
+    return TokenOutputs(**{name: torch.cat([getattr(chunk, name) for chunk in chunks])[back] for name in names})
 
 
 def by_length(sequences: Mapping[str, Tensor]) -> Tensor:

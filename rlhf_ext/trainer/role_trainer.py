@@ -169,13 +169,15 @@ class RoleTrainer(MeasuredTrainer):
 
     def _policy_outputs(self, sequences: Sequences) -> TokenOutputs:
         """
-        Log-probabilities and values of a rollout that has just been sampled: as the sampler found them, where that is in
-        float32 and the critic reads the policy's trunk, so that a forward call would find the same; else by that call.
+        Log-probabilities and values of a rollout that has just been sampled: in float32 as the sampler found them, which is
+        what a forward call would find; else, and for a critic that does not read the policy's trunk, by that call.
         """
         known = self._sampler.outputs
         self._sampler.outputs = None
-        if known is None or known.values is None or self._compute_dtype() != torch.float32:
+        if known is None or self._compute_dtype() != torch.float32:
             return self._forward_in_chunks(self.model, sequences)
+        if known.values is None:
+            return known._replace(values=self._forward_in_chunks(self.model, sequences, role=CRITIC).values)
         return known
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:

@@ -238,9 +238,17 @@ def test_outputs_that_the_sampler_knows_are_those_of_the_forward_call(
     assert trainer._policy_outputs(sequences) is not known and trainer._sampler.outputs is None
 
 
-def test_a_critic_of_its_own_is_asked(tiny_policy_path, prompts, ppo_config):
-    trainer = PPOTrainer(tiny_policy_path, scores_at, ppo_config(critic="model"), prompts)
+@pytest.mark.parametrize(("critic", "adapter"), [("model", None), ("adapter", lora())], ids=["model", "adapter"])
+def test_a_critic_of_its_own_is_asked_for_the_values_alone(critic, adapter, tiny_policy_path, prompts, ppo_config):
+    trainer = PPOTrainer(tiny_policy_path, scores_at, ppo_config(critic=critic), prompts, peft_config=adapter)
+    torch.nn.init.normal_(trainer.critic.value_head.linear.weight)
+    for name, parameter in trainer.model.named_parameters():
+        if ".lora_B.critic." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     trainer.model.train()
-    samples = trainer._sample([prompts[i] for i in range(4)])
+    sequences = trainer._sample([prompts[i] for i in range(8)]).sequences
     assert trainer._sampler.outputs.values is None
-    assert trainer._policy_outputs(samples.sequences).values.shape == samples.sequences.completion_ids.shape
+    found, expected = trainer._policy_outputs(sequences), trainer._policy_outputs(sequences)
+    mask = sequences.completion_mask
+    torch.testing.assert_close(found.logprobs[mask], expected.logprobs[mask], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.values, expected.values) and found.values[mask].std() > 0
