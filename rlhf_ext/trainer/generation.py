@@ -37,6 +37,12 @@ class Sampler:
     def __init__(self, value_head: nn.Module | None):
         self.value_head = value_head
         self.outputs: TokenOutputs | None = None
+        self.num_tokens = 0
+
+    def take(self, num_tokens: int) -> TokenOutputs | None:
+        """The outputs, once; nothing if they are not of so many tokens, as where who called cut the answers elsewhere."""
+        outputs, self.outputs = self.outputs, None
+        return outputs if num_tokens == self.num_tokens else None
 
     @contextmanager
     def sampling(self, model: Any) -> Iterator[None]:
@@ -74,6 +80,7 @@ class Sampler:
                     break
                 logits = batch.step()
         ids, self.outputs = batch.results(generation_config._pad_token_tensor)
+        self.num_tokens = sum(len(rows) for rows, *_ in batch.sampled)
         return ids
 
 

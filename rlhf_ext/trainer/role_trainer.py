@@ -172,8 +172,7 @@ class RoleTrainer(MeasuredTrainer):
         Log-probabilities and values of a rollout that has just been sampled: in float32 as the sampler found them, which is
         what a forward call would find; else, and for a critic that does not read the policy's trunk, by that call.
         """
-        known = self._sampler.outputs
-        self._sampler.outputs = None
+        known = self._sampler.take(int(sequences.completion_mask.sum()))
         if known is None or self._compute_dtype() != torch.float32:
             return self._forward_in_chunks(self.model, sequences)
         if known.values is None:

@@ -232,7 +232,9 @@ def test_outputs_that_the_sampler_knows_are_those_of_the_forward_call(
     mask = sequences.completion_mask
     torch.testing.assert_close(found.logprobs[mask], expected.logprobs[mask], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.values[mask], expected.values[mask], rtol=1e-4, atol=1e-5)
-    # In a shorter format the sampler's numbers are not those of a forward call.
+    # Not of as many tokens; and in a shorter format the sampler's numbers are not those of a forward call.
+    trainer._sampler.outputs = known
+    assert trainer._sampler.take(int(mask.sum()) - 1) is None and trainer._sampler.outputs is None
     trainer._sampler.outputs = known
     monkeypatch.setattr(trainer, "_compute_dtype", lambda: torch.bfloat16)
     assert trainer._policy_outputs(sequences) is not known and trainer._sampler.outputs is None
