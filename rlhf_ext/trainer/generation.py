@@ -65,9 +65,8 @@ class Sampler:
     ) -> Any:
         """Token ids `(B, P + C)` of prompts and completions, padded after the end of a row."""
         self.outputs = None
-        cache = model_kwargs.get("past_key_values")
         is_plain = all(isinstance(processor, TemperatureLogitsWarper) for processor in logits_processor)
-        if not (is_plain and generation_config.do_sample and type(cache) is DynamicCache):
+        if not (is_plain and generation_config.do_sample and _can_leave_rows(model_kwargs)):
             return model._sample(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
         batch = _Batch(model, input_ids, model_kwargs)
         with _last_states(model) as states:
@@ -82,6 +81,13 @@ class Sampler:
         ids, self.outputs = batch.results(generation_config._pad_token_tensor)
         self.num_tokens = sum(len(rows) for rows, *_ in batch.sampled)
         return ids
+
+
+def _can_leave_rows(model_kwargs: dict[str, Any]) -> bool:
+    """Whether rows can be taken out of the cache, and positions are one number a token."""
+    cache, positions = model_kwargs.get("past_key_values"), model_kwargs.get("position_ids")
+    has_rows = type(cache) is DynamicCache and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    return has_rows and len(cache.layers) > 0 and (positions is None or positions.ndim == 2)
 
 
 def draw(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +179,7 @@ class _Batch:
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         size = -(-len(order) // GROUPS)
         groups = [order[i : i + size] for i in range(0, len(order), size)]
-        is_full = len(self.cache.layers) > 0 and all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        is_full = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         if not is_full or mask.numel() <= PADDED_SHARE * sum(lengths):
             logits = self._forward(self.ids, self.columns, self.cache, is_first_iteration=True)
             if is_full:
