@@ -86,8 +86,11 @@ class Sampler:
 def _can_leave_rows(model_kwargs: dict[str, Any]) -> bool:
     """Whether rows can be taken out of the cache, and positions are one number a token."""
     cache, positions = model_kwargs.get("past_key_values"), model_kwargs.get("position_ids")
-    has_rows = type(cache) is DynamicCache and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-    return has_rows and len(cache.layers) > 0 and (positions is None or positions.ndim == 2)
+    if not isinstance(cache, DynamicCache) or not cache.layers:
+        return False
+    return all(isinstance(layer, DynamicLayer) for layer in cache.layers) and (
+        positions is None or positions.ndim == 2
+    )
 
 
 def draw(scores: Tensor) -> tuple[Tensor, Tensor]:
