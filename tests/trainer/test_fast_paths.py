@@ -81,7 +81,7 @@ def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(
     assert "generate" not in vars(model)
     completions = out[:, max(map(len, prompts)) :]
     lengths = [first_end(row, stops) for row in completions]
-    assert len(set(lengths)) > 3 and max(lengths) == completions.size(1)
+    assert len(set(lengths)) > 1 and max(lengths) == completions.size(1)
     for b, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         assert (completions[b, length:] == tiny_tokenizer.pad_token_id).all()
         ids = torch.tensor([prompt + completions[b, :length].tolist()])
