@@ -18,7 +18,8 @@ ALLOWED = {
     "diagnostics": {"numpy"},
     "report_card": {"numpy", "rlhf_ext.pair_statistics"},
     "pair_statistics": {"numpy"},
-    "planning": {"torch", "transformers", "peft"},
+    # What it plans for: the tile of the head, and which layers are merged.
+    "planning": {"torch", "transformers", "peft", "rlhf_ext.models.fused_head", "rlhf_ext.models.merging"},
     # What is heavy only inside a command: see the tests of what is loaded.
     "cli": {"rlhf_ext.version", "rlhf_ext.diagnostics", "rlhf_ext.planning", "rlhf_ext.programs", "rlhf_ext.trainer"},
     "models": {
