@@ -79,12 +79,6 @@ def add_roles(
     _add_submodules(model, critic, score_heads)
     plain_forward = at_labels(model, model.forward)
 
-    def critic_states(policy: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
-        if policy.critic.trunk is not None:
-            return _states(policy.critic.trunk, inputs)
-        with switch(critic_adapter):
-            return _states(policy.base_model, inputs)
-
     @functools.wraps(plain_forward)
     def forward(self: PreTrainedModel, *args: Any, role: str | None = None, **kwargs: Any) -> Any:
         if role is None:
@@ -93,21 +87,17 @@ def add_roles(
             with switch(reference_adapter):
                 return plain_forward(*args, fused_lm_head=True, **kwargs)
         if role == CRITIC:
-            return ActorCriticOutput(state_values=self.critic.value_head(critic_states(self, kwargs)[:, :-1]))
+            return ActorCriticOutput(state_values=_critic_values(self, kwargs, switch, critic_adapter))
         if role in self.score_heads:
             with switch(role):
                 return _scores(self.base_model, self.score_heads[role], kwargs)
         kept: list[Tensor] = []
         outputs = plain_forward(*args, fused_lm_head=True, states=kept, **kwargs)
-        (states,) = kept
-        if self.critic.trunk is not None or critic_adapter is not None:
-            states = critic_states(self, kwargs)
-        return ActorCriticOutput(
-            log_probs=outputs.log_probs,
-            entropy=outputs.entropy,
-            state_values=self.critic.value_head(states[:, :-1]),
-            aux_loss=outputs.aux_loss,
-        )
+        if self.critic.trunk is None and critic_adapter is None:
+            values = self.critic.value_head(kept[0][:, :-1])
+        else:
+            values = _critic_values(self, kwargs, switch, critic_adapter)
+        return ActorCriticOutput(outputs.log_probs, outputs.entropy, values, outputs.aux_loss)
 
     model.forward = types.MethodType(forward, model)
 
@@ -117,6 +107,18 @@ def _add_submodules(model: PreTrainedModel, critic: Critic, score_heads: Mapping
     model.score_heads = nn.ModuleDict(score_heads)
     added = [f"{prefix}.{name}" for prefix in (CRITIC, "score_heads") for name in getattr(model, prefix).state_dict()]
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
+
+
+def _critic_values(
+    policy: PreTrainedModel, inputs: Mapping[str, Any], switch: AdapterSwitch, adapter: str | None
+) -> Tensor:
+    """Of a critic that does not read the policy's trunk as the policy has it."""
+    if policy.critic.trunk is not None:
+        states = _states(policy.critic.trunk, inputs)
+    else:
+        with switch(adapter):
+            states = _states(policy.base_model, inputs)
+    return policy.critic.value_head(states[:, :-1])
 
 
 def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
