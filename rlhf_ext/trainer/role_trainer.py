@@ -169,8 +169,8 @@ class RoleTrainer(MeasuredTrainer):
 
     def _policy_outputs(self, sequences: Sequences) -> TokenOutputs:
         """
-        Log-probabilities and values of a rollout that has just been sampled: in float32 (and not TF32) as the sampler found them,
-        which is what a forward call would find; else, and for a critic that does not read the policy's trunk, by that call.
+        Log-probabilities and values of a rollout that has just been sampled: in float32 (and not TF32) as the sampler found
+        them, which is what a forward call would find; else, and for a critic with a trunk of its own, by that call.
         """
         known = self._sampler.take(int(sequences.completion_mask.sum()))
         is_exact = self._compute_dtype() == torch.float32 and torch.get_float32_matmul_precision() == "highest"
