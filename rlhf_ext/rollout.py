@@ -42,7 +42,7 @@ class Sequences:
         tensors = (prompts, prompt_mask, completions, completion_mask)
         return cls(*(tensor.to(device) for tensor in tensors))
 
-    def model_inputs(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def model_inputs(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask `(b, P + C)` of some rows."""
         ids = torch.cat([self.prompt_ids[rows], self.completion_ids[rows]], dim=1)
         mask = torch.cat([self.prompt_mask[rows], self.completion_mask[rows]], dim=1)

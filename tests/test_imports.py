@@ -19,7 +19,8 @@ ALLOWED = {
     "report_card": {"numpy", "rlhf_ext.pair_statistics"},
     "pair_statistics": {"numpy"},
     "migration": set(),
-    "planning": {"torch", "transformers", "peft"},
+    # What it plans for: the tile of the head, and which layers are merged.
+    "planning": {"torch", "transformers", "peft", "rlhf_ext.models.fused_head", "rlhf_ext.models.merging"},
     # What is heavy only inside a command: see the tests of what is loaded.
     "cli": {
         "accelerate",

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from .critic import Critic
+from .fused_head import at_labels
 from .roles import CRITIC, AdapterSwitch
 
 ACTOR_CRITIC, REFERENCE = "actor_critic", "reference"
@@ -25,7 +26,7 @@ class ActorCriticOutput(ModelOutput):
 
     Args:
         log_probs (`torch.Tensor` of shape `(B, L - 1)`):
-            Log-probability of each next token, in nats.
+            Log-probability of each next token, in nats; zero where it has no label.
         entropy (`torch.Tensor` of shape `(B, L - 1)`):
             Entropy of the distribution that token was drawn from, in nats.
         state_values (`torch.Tensor` of shape `(B, L - 1)`):
@@ -55,6 +56,7 @@ def add_roles(
     Afterwards `model(..., role=...)` returns, for the role
 
     - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`], in one call as the hooks of DDP, ZeRO and FSDP require;
+    - `"critic"`: the values alone, where the critic does not read the policy's trunk;
     - `"reference"` (with `labels`): TRL's fused output under the reference's adapter;
     - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.
 
@@ -75,7 +77,7 @@ def add_roles(
             Score heads of the reward models on the policy's base, by adapter.
     """
     _add_submodules(model, critic, score_heads)
-    plain_forward = model.forward
+    plain_forward = at_labels(model, model.forward)
 
     @functools.wraps(plain_forward)
     def forward(self: PreTrainedModel, *args: Any, role: str | None = None, **kwargs: Any) -> Any:
@@ -84,21 +86,18 @@ def add_roles(
         if role == REFERENCE:
             with switch(reference_adapter):
                 return plain_forward(*args, fused_lm_head=True, **kwargs)
+        if role == CRITIC:
+            return ActorCriticOutput(state_values=_critic_values(self, kwargs, switch, critic_adapter))
         if role in self.score_heads:
             with switch(role):
                 return _scores(self.base_model, self.score_heads[role], kwargs)
-        outputs, states = _with_states(self.base_model, plain_forward, *args, fused_lm_head=True, **kwargs)
-        if self.critic.trunk is not None:
-            states = _states(self.critic.trunk, kwargs)
-        elif critic_adapter is not None:
-            with switch(critic_adapter):
-                states = _states(self.base_model, kwargs)
-        return ActorCriticOutput(
-            log_probs=outputs.log_probs,
-            entropy=outputs.entropy,
-            state_values=self.critic.value_head(states[:, :-1]),
-            aux_loss=outputs.aux_loss,
-        )
+        kept: list[Tensor] = []
+        outputs = plain_forward(*args, fused_lm_head=True, states=kept, **kwargs)
+        if self.critic.trunk is None and critic_adapter is None:
+            values = self.critic.value_head(kept[0][:, :-1])
+        else:
+            values = _critic_values(self, kwargs, switch, critic_adapter)
+        return ActorCriticOutput(outputs.log_probs, outputs.entropy, values, outputs.aux_loss)
 
     model.forward = types.MethodType(forward, model)
 
@@ -110,15 +109,16 @@ def _add_submodules(model: PreTrainedModel, critic: Critic, score_heads: Mapping
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *added}
 
 
-def _with_states(trunk: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-    """Outputs of a forward call and the last hidden states `(B, L, H)` of its trunk, which the fused head keeps back."""
-    states: list[Tensor] = []
-    hook = trunk.register_forward_hook(lambda _module, _args, output: states.append(output.last_hidden_state))
-    try:
-        outputs = forward(*args, **kwargs)
-    finally:
-        hook.remove()
-    return outputs, states[0]
+def _critic_values(
+    policy: PreTrainedModel, inputs: Mapping[str, Any], switch: AdapterSwitch, adapter: str | None
+) -> Tensor:
+    """Of a critic that does not read the policy's trunk as the policy has it."""
+    if policy.critic.trunk is not None:
+        states = _states(policy.critic.trunk, inputs)
+    else:
+        with switch(adapter):
+            states = _states(policy.base_model, inputs)
+    return policy.critic.value_head(states[:, :-1])
 
 
 def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:

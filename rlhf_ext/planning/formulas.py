@@ -5,12 +5,13 @@ from collections.abc import Iterable
 
 import torch
 
+from ..models.fused_head import CPU_TILE
 from .architecture import Architecture, Parameter
 
 FLOAT32 = 4
 INT64 = 8
 
-# TRL's ChunkedLogProbFunction (trl/kernels/chunked_logprob.py) works on tiles of that many tokens and words.
+# TRL's ChunkedLogProbFunction (trl/kernels/chunked_logprob.py) works on tiles of that many tokens and, on a GPU, words.
 LM_HEAD_TOKENS = 4096
 LM_HEAD_WORDS = 32768
 # Tiles in float32 that its torch version (without Triton) holds at once: z, z - max and exp in the forward pass; y, z,
@@ -103,7 +104,7 @@ def lm_head_forward_bytes(tokens: int, architecture: Architecture, compute: torc
 
     Args:
         tokens (`int`):
-            Positions that are scored: those with a label where there is Triton, else all.
+            Positions that are scored: those with a label.
         architecture ([`Architecture`]):
             The model.
         compute (`torch.dtype`):
@@ -155,7 +156,8 @@ def hidden_bytes(batch: int, length: int, architecture: Architecture) -> int:
 
 
 def _tile_elements(tokens: int, architecture: Architecture) -> int:
-    return min(tokens, LM_HEAD_TOKENS) * min(architecture.vocab_size, LM_HEAD_WORDS)
+    """Of a tile on a CPU."""
+    return min(tokens, LM_HEAD_TOKENS) * min(architecture.vocab_size, CPU_TILE)
 
 
 def _tile_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, on_gpu: bool, tiles: int) -> int:
@@ -167,10 +169,10 @@ def _tile_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, o
 
 def sampling_bytes(sequences: int, architecture: Architecture, logits: torch.dtype, temperature: float) -> int:
     """
-    What `generate` holds per step to draw the next token: the logits, their float32 copy, the probabilities, and the
-    exponential noise of `torch.multinomial`; one more where the temperature is not 1.
+    What is held per step to draw the next token: the logits, their probabilities in float32, and the distribution function
+    in float64; one more copy in float32 where the logits are shorter, and one where the temperature is not 1.
     """
-    copies = 3 if temperature == 1.0 else 4
+    copies = 3 + (logits != torch.float32) + (temperature != 1.0)
     return sequences * architecture.vocab_size * (logits.itemsize + copies * FLOAT32)
 
 

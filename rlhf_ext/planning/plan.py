@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..models.merging import mergeable
 from . import formulas
+from .architecture import Architecture, model_on_meta
 from .resident import Part, gathered_parts, resident_parts
 from .settings import PlanSettings
 from .trace import trace_forward, trace_generation
@@ -95,12 +97,20 @@ def _generate(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:
     sampling = formulas.sampling_bytes(batch, policy, autocast or policy.dtype, settings.temperature)
     cache = Part("policy", "KV cache", trace.cache)
     weights = gathered_parts(settings, policy, "policy", whole=True)
+    if not settings.on_gpu:
+        weights.append(Part("policy", "merged weights", _merged_bytes(policy)))
     prefill = [Part("policy", "KV cache", prompt_cache), Part("policy", "activations", trace.prefill - prompt_cache)]
     return [
         ("generate", "reading the prompts", [*weights, *prefill]),
         ("generate", "last token's forward", [*weights, cache, Part("policy", "activations", trace.decode)]),
         ("generate", "drawing the last token", [*weights, cache, Part("policy", "sampling", sampling)]),
     ]
+
+
+def _merged_bytes(policy: Architecture) -> int:
+    """Copies of the layers that an adapter is merged into while a CPU samples."""
+    layers = [] if policy.quantization else mergeable(model_on_meta(policy))
+    return sum(layer.get_base_layer().weight.nbytes for layer in layers)
 
 
 def _score(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:

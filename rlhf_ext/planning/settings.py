@@ -67,7 +67,7 @@ class PlanSettings:
         temperature (`float`):
             Of sampling.
         on_gpu (`bool`):
-            Whether it runs on a GPU, where the fused LM head scores labelled positions only and needs fewer buffers.
+            Whether it runs on a GPU, where the fused LM head needs fewer buffers and LoRA is not merged to sample.
         num_gpus (`int`):
             Processes, one a GPU.
         zero_stage (`int`):

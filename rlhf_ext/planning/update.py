@@ -41,8 +41,8 @@ class _Update:
 
 
 def scored_tokens(settings: PlanSettings) -> int:
-    """Positions that the fused LM head scores: with Triton those with a label, else all but the last."""
-    return settings.micro_batch * (settings.completion_length if settings.on_gpu else settings.length - 1)
+    """Positions that the fused LM head scores: those with a label."""
+    return settings.micro_batch * settings.completion_length
 
 
 def update_moments(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:

@@ -1,18 +1,21 @@
 """The models' outputs at the tokens of the completions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import trl.trainer.utils
 from torch import Tensor, nn
 
+from ..models.fused_head import CPU_TILE
 from ..rollout import Sequences
 
 
 class TokenOutputs(NamedTuple):
-    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities."""
+    """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities, a critic only values."""
 
-    logprobs: Tensor
+    logprobs: Tensor = None  # type: ignore[assignment]
     entropies: Tensor = None  # type: ignore[assignment]
     values: Tensor = None  # type: ignore[assignment]
     aux_loss: Tensor | None = None
@@ -21,38 +24,88 @@ class TokenOutputs(NamedTuple):
 def completion_outputs(
     model: nn.Module,
     sequences: Sequences,
-    rows: slice,
-    takes_position_ids: bool,
+    rows: slice | Tensor,
     router_logits: bool,
     role: str | None,
 ) -> TokenOutputs:
     """
-    One forward call of a model with TRL's fused head; outputs at the completion tokens of `rows`.
+    One forward call of a model with TRL's fused head; outputs at the completion tokens of `rows`, zero after their end.
+
+    Every row starts at the first column, so that the call is as wide as its longest row, not as its longest prompt and its
+    longest completion together, and absolute positions count as they do in generation, without padding (TRL #6800).
 
     `role` is one of those that [`~rlhf_ext.models.actor_critic.add_roles`] gave the policy, `None` for another model.
     """
-    input_ids, mask = sequences.model_inputs(rows)
+    ids, mask = sequences.model_inputs(rows)
+    starts = sequences.prompt_mask[rows].sum(1, keepdim=True)
     length = sequences.completion_ids.size(1)
-    labels = input_ids.masked_fill(~mask, -100)
-    labels[:, :-length] = -100
+    width = max(int(mask.sum(1).max()), 2)
+    # Real tokens first, in their order; a left-out completion may leave its tokens behind as padding.
+    source = mask.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    input_ids, mask = ids.gather(1, source), mask.gather(1, source)
+    labels = input_ids.masked_fill(~mask | (torch.arange(width, device=ids.device) < starts), -100)
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
-    if takes_position_ids:
-        # Absolute positions must not count the padding on the left, as generation does not (TRL #6800).
-        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     if router_logits:
         inputs["output_router_logits"] = True
-    outputs = model(**inputs, **({"fused_lm_head": True} if role is None else {"role": role}))
-    logprobs = outputs.log_probs[:, -length:]
-    if "state_values" not in outputs:
-        return TokenOutputs(logprobs)
-    entropies, values = outputs.entropy[:, -length:], outputs.state_values[:, -length:]
-    return TokenOutputs(logprobs, entropies, values, outputs.aux_loss)
+    with head_tiles(ids.device):
+        outputs = model(**inputs, **({"fused_lm_head": True} if role is None else {"role": role}))
+    # The output that belongs to a token is that at the token before it; those after the end are no one's.
+    places = starts - 1 + torch.arange(length, device=ids.device)
+    places = places.clamp(max=width - 2)
+    is_token = sequences.completion_mask[rows]
+
+    def at_completions(x: Tensor) -> Tensor:
+        return x.gather(1, places.to(x.device)).masked_fill(~is_token.to(x.device), 0)
+
+    columns = {"logprobs": "log_probs", "entropies": "entropy", "values": "state_values"}
+    found = {name: at_completions(outputs[key]) for name, key in columns.items() if key in outputs}
+    return TokenOutputs(**found, aux_loss=outputs.get("aux_loss"))
 
 
-def in_chunks(forward: Callable[[slice], TokenOutputs], count: int, size: int) -> TokenOutputs:
-    """Log-probabilities and values of `count` sequences, computed `size` at a time."""
-    chunks = [forward(slice(i, i + size)) for i in range(0, count, size)]
-    outputs = TokenOutputs(torch.cat([chunk.logprobs for chunk in chunks]))
-    if chunks[0].values is None:
-        return outputs
-    return outputs._replace(values=torch.cat([chunk.values for chunk in chunks]))
+@contextmanager
+def head_tiles(device: torch.device) -> Iterator[None]:
+    """TRL's fused head, which is written for a GPU, takes smaller tiles of the vocabulary on a CPU."""
+    before = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    if device.type == "cpu":
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
+    try:
+        yield
+    finally:
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = before
+
+
+def in_chunks(forward: Callable[[Tensor], TokenOutputs], sequences: Sequences, size: int) -> TokenOutputs:
+    """Log-probabilities and values of all sequences, computed `size` at a time, those of similar length together."""
+    order = by_length(vars(sequences))
+    back = order.argsort()
+    chunks = [forward(rows) for rows in order.split(size)]
+    names = [name for name in ("logprobs", "values") if getattr(chunks[0], name) is not None]
+    return TokenOutputs(**{name: torch.cat([getattr(chunk, name) for chunk in chunks])[back] for name in names})
+
+
+def by_length(sequences: Mapping[str, Tensor]) -> Tensor:
+    """Row numbers `(B,)` in the order of their length, prompt and completion together."""
+    lengths = sequences["prompt_mask"].sum(1) + sequences["completion_mask"].sum(1)
+    return lengths.argsort(stable=True)
+
+
+def group_by_length(batches: list[dict[str, Tensor]], steps: int) -> list[dict[str, Tensor]]:
+    """
+    The same micro-batches with rows exchanged among those of one optimizer step, so that rows of similar length are
+    together and little of a forward call is padding. The step's gradient is a sum over its rows, whatever their order.
+
+    Args:
+        batches (`list[dict[str, torch.Tensor]]`):
+            Micro-batches of a rollout, of equal size.
+        steps (`int`):
+            Micro-batches of one optimizer step.
+    """
+    if steps == 1:
+        return batches
+    grouped = []
+    for start in range(0, len(batches), steps):
+        step = batches[start : start + steps]
+        rows = {name: torch.cat([batch[name] for batch in step]) for name in step[0]}
+        for indices in by_length(rows).chunk(len(step)):
+            grouped.append({name: column[indices] for name, column in rows.items()})
+    return grouped

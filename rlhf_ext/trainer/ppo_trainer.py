@@ -222,7 +222,7 @@ class PPOTrainer(ResumableTrainer):
         with evaluation_mode(self.model):
             samples = self._sample(inputs)
             generated = time.perf_counter()
-            policy = self._forward_in_chunks(self.model, samples.sequences)
+            policy = self._policy_outputs(samples.sequences)
             ref_logprobs = self._reference_logprobs(samples.sequences)
             raw_scores, scores = self._score(inputs, samples)
         logprobs = policy.logprobs
@@ -370,7 +370,7 @@ class PPOTrainer(ResumableTrainer):
     ) -> tuple[None, None, None]:
         """Samples answers to held-out prompts and measures score, KL, length and EOS rate; there is no loss."""
         samples = self._sample(inputs)
-        logprobs = self._forward_in_chunks(self.model, samples.sequences).logprobs
+        logprobs = self._policy_outputs(samples.sequences).logprobs
         ref_logprobs = self._reference_logprobs(samples.sequences)
         raw_scores, scores = self._score(inputs, samples)
         sequences = self._leave_out(samples, ~scores.isnan())

@@ -1,8 +1,9 @@
 """The models behind [`PPOTrainer`]: who computes what, who is trained at which rate, and what is saved of them."""
 
 import copy
-import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from ..models.actor_critic import ACTOR_CRITIC, REFERENCE, add_roles
 from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_model, save_critic
+from ..models.fused_head import at_labels
+from ..models.merging import merged
 from ..models.normalization import read_score_normalization
 from ..models.reward_adapter import RewardAdapter
 from ..models.roles import (
@@ -32,7 +35,8 @@ from ..models.scoring import RewardModelScorer, same_vocabulary
 from ..rollout import Sequences
 from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
-from .forward import TokenOutputs, completion_outputs, in_chunks
+from .forward import TokenOutputs, completion_outputs, group_by_length, in_chunks
+from .generation import Sampler
 from .launch import return_unrounded
 from .measured import MeasuredTrainer
 from .optimization import IS_CRITIC, hold_policy, split_off_critic
@@ -45,12 +49,17 @@ class RoleTrainer(MeasuredTrainer):
     """
     Policy, reference, critic and reward models: their forward calls, their optimizer groups and their files.
 
-    What differs from the parent: `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
-    `_generate_single_turn` checks vLLM after each weight synchronisation, and keeps continuous batching from changing the
-    model; `create_optimizer` and `create_scheduler` give the critic parameter groups of its own; `_save`,
-    `_load_from_checkpoint` and `_load_best_model` also keep the critic.
+    What differs from the parent:
+
+    - `create_accelerator_and_postprocess` keeps FSDP2 from rounding outputs;
+    - `_prepare_inputs` puts rows of similar length into one micro-batch;
+    - `_generate_single_turn` samples by [`Sampler`] instead of transformers, checks vLLM after each weight synchronisation,
+      and keeps continuous batching from changing the model;
+    - `create_optimizer` and `create_scheduler` give the critic parameter groups of its own;
+    - `_save`, `_load_from_checkpoint` and `_load_best_model` also keep the critic.
     """
 
+    _buffered_inputs: Any
     longest_prompt = 1
     """Tokens of the longest prompt of the present rollout, on this process."""
 
@@ -99,9 +108,9 @@ class RoleTrainer(MeasuredTrainer):
             if isinstance(scorer.model, nn.Module):
                 scorer.model = self._prepare_frozen(scorer.model)
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
-        self._takes_position_ids = "position_ids" in inspect.signature(policy.forward).parameters
         if self.use_vllm:
             sync_policy_only(self.vllm_generation)
+        self._sampler = Sampler(self.critic.value_head if kind == "head" else None)
 
     def _make_critic(self, kind: str, critic_model: str | PreTrainedModel | None, policy: PreTrainedModel) -> Critic:
         if kind != "model":
@@ -125,6 +134,7 @@ class RoleTrainer(MeasuredTrainer):
         if self.args.disable_dropout:
             disable_dropout_in_model(ref_model)
         add_fused_lm_head(ref_model, temperature=self.temperature)
+        ref_model.forward = at_labels(ref_model, ref_model.forward)
         return self._prepare_frozen(ref_model.eval().requires_grad_(False))
 
     def _prepare_frozen(self, model: PreTrainedModel) -> nn.Module:
@@ -137,10 +147,14 @@ class RoleTrainer(MeasuredTrainer):
     # ---- Forward calls ----------------------------------------------------------------------------------------------
 
     def _forward(
-        self, model: nn.Module, sequences: Sequences, rows: slice = slice(None), role: str | None = ACTOR_CRITIC
+        self,
+        model: nn.Module,
+        sequences: Sequences,
+        rows: slice | Tensor = slice(None),
+        role: str | None = ACTOR_CRITIC,
     ) -> TokenOutputs:
         with self.accelerator.autocast():
-            return completion_outputs(model, sequences, rows, self._takes_position_ids, self.aux_loss_enabled, role)
+            return completion_outputs(model, sequences, rows, self.aux_loss_enabled, role)
 
     @in_phase("score")
     @torch.no_grad()
@@ -149,7 +163,7 @@ class RoleTrainer(MeasuredTrainer):
     ) -> TokenOutputs:
         training = self.model.training
         size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
-        return in_chunks(lambda rows: self._forward(model, sequences, rows, role), sequences.prompt_ids.size(0), size)
+        return in_chunks(lambda rows: self._forward(model, sequences, rows, role), sequences, size)
 
     def _reference_logprobs(self, sequences: Sequences) -> Tensor | None:
         if not self._measures_kl:
@@ -158,7 +172,28 @@ class RoleTrainer(MeasuredTrainer):
             return self._forward_in_chunks(self.ref_model, sequences, role=None).logprobs
         return self._forward_in_chunks(self.model, sequences, role=REFERENCE).logprobs
 
-    # ---- Generation by vLLM -----------------------------------------------------------------------------------------
+    def _policy_outputs(self, sequences: Sequences) -> TokenOutputs:
+        """
+        Log-probabilities and values of a rollout that has just been sampled: in float32 (and not TF32) as the sampler found
+        them, which is what a forward call would find; else, and for a critic with a trunk of its own, by that call.
+        """
+        known = self._sampler.take(int(sequences.completion_mask.sum()))
+        is_exact = self._compute_dtype() == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        if known is None or not is_exact:
+            return self._forward_in_chunks(self.model, sequences)
+        if known.values is None:
+            return known._replace(values=self._forward_in_chunks(self.model, sequences, role=CRITIC).values)
+        return known
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = group_by_length(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    # ---- Generation -------------------------------------------------------------------------------------------------
 
     @in_phase("generate")
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
@@ -167,12 +202,27 @@ class RoleTrainer(MeasuredTrainer):
         if self.use_transformers_continuous_batching:
             with kept_for_continuous_batching(self.model, self.args):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        is_synced = not self.use_vllm or self._last_loaded_step == self.state.global_step
+        if not self.use_vllm:
+            with self._fast_sampling():
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        is_synced = self._last_loaded_step == self.state.global_step
         completion_ids = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if not is_synced:
             answers = self.num_generations if self.model.training else self.num_generations_eval
             self._check_engine(prompt_ids[: PROBE_PROMPTS * answers], answers)
         return completion_ids
+
+    @contextmanager
+    def _fast_sampling(self) -> Iterator[None]:
+        """Where every rank has whole weights: sampled by [`Sampler`], and on a CPU with the adapter merged."""
+        if is_deepspeed_zero3_enabled() or self.is_fsdp_enabled:
+            yield
+            return
+        # On a GPU a second copy of the weights is what the four roles on one base are there to save.
+        merges = is_peft_model(self.model) and self.accelerator.device.type == "cpu"
+        model = self.accelerator.unwrap_model(self.model)
+        with merged(model) if merges else nullcontext(), self._sampler.sampling(model):
+            yield
 
     def _check_engine(self, prompt_ids: list[list[int]], num_generations: int) -> None:
         """Scores a few answers of vLLM by the policy too; each prompt is there once per answer."""

@@ -211,7 +211,8 @@ def test_the_policy_stands_still_while_the_critic_warms_up(critic, peft, tiny_po
     assert moved[0] == moved[1] == of_critic
     assert moved[2] > of_critic
     rows = [row for row in trainer.state.log_history if "objective/score" in row]
-    assert [row["kl/update"] == 0 for row in rows] == [True, True, False, False]
+    # Rounding: the log-probabilities of the rollout are those that sampling found.
+    assert [row["kl/update"] < 1e-10 for row in rows] == [True, True, False, False]
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(tiny_policy_path, prompts, ppo_config):

@@ -7,9 +7,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from rlhf_ext.models.merging import merged
 from rlhf_ext.planning import formulas
 from rlhf_ext.planning.architecture import Architecture
+from rlhf_ext.planning.plan import _merged_bytes
 from rlhf_ext.planning.trace import LiveBytes, trace_forward, trace_generation, trace_update
+from rlhf_ext.trainer.forward import head_tiles
 from tiny import tiny_config
 
 BATCH, LENGTH = 3, 24
@@ -108,7 +111,7 @@ def test_the_fused_head_takes_what_the_formulas_say(tiny_tokenizer):
     labels = torch.randint(0, 40_000, (BATCH, LENGTH))
     tokens = BATCH * (LENGTH - 1)
     live = LiveBytes([*model.parameters(), states])
-    with live:
+    with live, head_tiles(states.device):
         outputs = model(input_ids=labels, labels=labels, fused_lm_head=True)
         forward, kept = live.peak, live.live
         live.peak = live.live
@@ -120,3 +123,15 @@ def test_the_fused_head_takes_what_the_formulas_say(tiny_tokenizer):
     planned += formulas.lm_head_gradient_bytes(architecture)
     assert planned == pytest.approx(live.peak, rel=1e-3)
     assert saved == pytest.approx(kept, rel=0.5)
+
+
+def test_merged_weights_are_the_layers_that_merging_copies(tiny_tokenizer):
+    config, adapter = tiny_config(tiny_tokenizer), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
+    model = real_model(config, adapter)
+    before = {name: p.data_ptr() for name, p in model.named_parameters()}
+    with merged(model):
+        copied = sum(p.nbytes for name, p in model.named_parameters() if p.data_ptr() != before[name])
+    assert copied == 2 * (32 * 32 + 32 * 64) * 4
+    assert _merged_bytes(Architecture(config, "lm", torch.float32, adapter)) == copied
+    assert _merged_bytes(Architecture(config, "lm", torch.float32, adapter, quantization="4bit")) == 0
+    assert _merged_bytes(Architecture(config, "lm", torch.float32)) == 0

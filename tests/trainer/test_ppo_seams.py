@@ -47,13 +47,14 @@ def test_absolute_positions_start_at_ratio_one_with_uneven_prompts(gpt2, tiny_to
 
 def test_the_self_test_stops_a_run_with_other_positions_in_the_update(gpt2, tiny_tokenizer, prompts, ppo_config):
     trainer = PPOTrainer(gpt2, length, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
-    forward = trainer._forward
 
-    def without_positions(*args, **kwargs):
-        trainer._takes_position_ids = not torch.is_grad_enabled()
-        return forward(*args, **kwargs)
+    def count_from_one(_module, args, kwargs):
+        if torch.is_grad_enabled():
+            ids = kwargs["input_ids"]
+            kwargs["position_ids"] = torch.arange(1, ids.size(1) + 1).expand_as(ids)
+        return args, kwargs
 
-    trainer._forward = without_positions
+    trainer.model.transformer.register_forward_pre_hook(count_from_one, with_kwargs=True)
     with pytest.raises(RuntimeError, match="away from 1"):
         trainer.train()
 
