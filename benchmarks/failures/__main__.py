@@ -17,7 +17,7 @@ python -m benchmarks.failures accept                      # what the test of the
 import argparse
 from pathlib import Path
 
-from .recipes import RECIPES
+from .recipes import RECIPES, split_of
 from .replay import write_verdicts
 from .stored import RUNS, read_rows
 
@@ -72,8 +72,11 @@ def print_acting(arguments: argparse.Namespace) -> None:
     """Print what acting saved and cost."""
     from .acting import act_runs_table, act_table, pairs
 
-    found = pairs()
-    tables = "\n\n".join([act_table(found), act_runs_table(found)])
+    found, parts = pairs(), []
+    for split, title in (("test", "test half"), ("tune", "tune half")):
+        own = [pair for pair in found if split_of(pair.recipe, pair.seed) == split]
+        parts += [f"### Acting, {title}", act_table(own), act_runs_table(own)]
+    tables = "\n\n".join(parts)
     if arguments.write:
         _put(arguments.write, ACT_START, ACT_END, tables)
     else:
