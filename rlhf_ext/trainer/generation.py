@@ -47,12 +47,15 @@ class Sampler:
     @contextmanager
     def sampling(self, model: Any) -> Iterator[None]:
         """Inside, `model.generate` samples here."""
-        plain = model.generate
+        plain, own = model.generate, vars(model).get("generate")
         model.generate = lambda *args, **kwargs: plain(*args, custom_generate=self, **kwargs)
         try:
             yield
         finally:
-            del model.generate
+            if own is None:
+                del model.generate
+            else:
+                model.generate = own
 
     def __call__(
         self,

@@ -176,9 +176,11 @@ class RoleTrainer(MeasuredTrainer):
         """
         Log-probabilities and values of a rollout that has just been sampled: in float32 (and not TF32) as the sampler found
         them, which is what a forward call would find; else, and for a critic with a trunk of its own, by that call.
+        Kernels of quantised layers round otherwise for one token a row than for many.
         """
         known = self._sampler.take(int(sequences.completion_mask.sum()))
-        is_exact = self._compute_dtype() == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        is_float32 = self._compute_dtype() == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        is_exact = is_float32 and not hasattr(self.model, "hf_quantizer")
         if known is None or not is_exact:
             return self._forward_in_chunks(self.model, sequences)
         if known.values is None:

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaFor
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import add_fused_lm_head
 
-from conftest import tiny_config
+from tiny import tiny_config
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.fused_head import at_labels
 from rlhf_ext.models.merging import merged
