@@ -9,12 +9,12 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaFor
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import add_fused_lm_head
 
-from tiny import tiny_config
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.fused_head import at_labels
 from rlhf_ext.models.merging import merged
 from rlhf_ext.trainer.forward import by_length, group_by_length
 from rlhf_ext.trainer.generation import Sampler, _GrowingLayer, draw
+from tiny import tiny_config
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [14], [15, 16], [17, 18, 19, 20], [21, 22], [23], [24, 25, 26], [27]]
 LENGTH = 24
