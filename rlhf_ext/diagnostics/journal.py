@@ -23,8 +23,6 @@ from .finding import Event
 from .record import Record, RunSettings, Sample
 from .remedies import Action
 
-EVENT_KINDS = ("opened", "escalated", "closed")
-
 
 def settings_line(settings: RunSettings) -> str:
     """The line that begins a run, or a part of it after a resume."""

@@ -16,6 +16,9 @@ from benchmarks.failures.recipes import RECIPES, split_of
 from benchmarks.failures.replay import VERDICTS, moved
 from benchmarks.failures.stored import RUNS, read_rows
 
+# Healthy runs that acting did not leave alone.
+ACTED_UPON = {("rate-restart", 10)}
+
 
 def test_verdicts_on_the_stored_runs_are_the_committed_ones():
     changes = moved(RUNS / "tune")
@@ -53,10 +56,6 @@ def test_the_oracle_confirms_every_mode_in_two_ways_and_calls_the_base_healthy()
             confirmed.setdefault(each.mode, set()).add(path.parts[-3])
     assert {mode for mode, recipes in confirmed.items() if len(recipes) >= 2} >= {"M1", "M2", "M3", "M4", "M5"}
     assert is_healthy(read_rows(RUNS / "tune" / "base" / "0" / "oracle.jsonl.gz"))
-
-
-# Healthy runs that acting did not leave alone.
-ACTED_UPON = {("rate-restart", 10)}
 
 
 def test_of_the_runs_that_act_the_other_half_is_stored_and_the_healthy_ones_are_left_alone():
