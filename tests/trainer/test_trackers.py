@@ -1,59 +1,44 @@
-"""What PPOTrainer logs reaches the trackers that Trainer reports to, and the table of completions."""
+"""The trackers themselves, where they are installed: alerts arrive, and the run that they kept can be diagnosed."""
+
+import sqlite3
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlhf_ext import PPOTrainer
-
-
-def length(completions, **_):
-    return [float(len(text)) for text in completions]
+from rlhf_ext import PPOTrainer, diagnose
 
 
-def sixes(completions, **_):
-    return [6.0] * len(completions)
+def constant(completions, **_):
+    return [1.0] * len(completions)
 
 
-@pytest.fixture
-def trainer(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    args = ppo_config(
-        report_to=["tensorboard"], kl_target=6.0, kl_unit="sequence", log_completions=True, num_completions_to_print=2,
-        eval_strategy="steps", eval_steps=4, reward_weights=[1.0, 0.0], per_device_eval_batch_size=4,
-    )  # fmt: skip
-    trainer = PPOTrainer(tiny_policy_path, [length, sixes], args, prompts, eval_dataset=prompts.select(range(8)))
+def train(policy, prompts, ppo_config, tracker):
+    args = ppo_config(beta=0.1, max_steps=24, report_to=tracker, run_name="still", logging_steps=1)
+    trainer = PPOTrainer(policy, constant, args, prompts)
     trainer.train()
-    return trainer
+    return [row for row in trainer.state.log_history if "objective/score" in row]
 
 
-def test_a_tracker_gets_every_number_of_the_log(trainer, tmp_path):
-    events = EventAccumulator(str(tmp_path / "events"), size_guidance={"scalars": 0}).Reload()
-    rows = [row for row in trainer.state.log_history if "objective/score" in row or "eval_objective/score" in row]
-    assert [("eval_objective/score" in row, row["step"]) for row in rows] == [
-        (False, 4),
-        (True, 4),
-        (False, 8),
-        (True, 8),
-    ]
-    for row in rows:
-        for name, value in row.items():
-            if name in ("step", "epoch") or value is None:
-                continue
-            tag = f"eval/{name[5:]}" if name.startswith("eval_") else f"train/{name}"
-            (found,) = [event.value for event in events.Scalars(tag) if event.step == row["step"]]
-            assert found == pytest.approx(value, rel=1e-6), tag
+def test_trackio(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
+    trackio = pytest.importorskip("trackio")
+    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
+    logged = train(tiny_policy_path, prompts, ppo_config, "trackio")
+    (database,) = [path for path in (tmp_path / "trackio").rglob("*.db")]
+    with sqlite3.connect(database) as connection:
+        alerts = list(connection.execute("SELECT title, text, level FROM alerts"))
+    assert any(title.startswith("X14") and "Cure: " in text for title, text, _ in alerts)
+    diagnosis = diagnose(database)
+    assert "X14" in {episode.finding.mode for episode in diagnosis.episodes}
+    assert diagnosis.rollouts == len(logged)
 
 
-def test_the_table_of_completions_has_whole_rows(trainer, capsys):
-    trainer.model.train()
-    trainer.log({})
-    printed = capsys.readouterr().out
-    logs = trainer._logs
-    assert {len(logs["prompt"]), len(logs["completion"]), len(logs["advantages"])} == {8}
-    assert {name: len(column) for name, column in logs["rewards"].items()} == {"length": 8, "sixes": 8}
-    for prompt, completion, score in zip(logs["prompt"], logs["completion"], logs["rewards"]["length"], strict=True):
-        assert prompt.startswith("Say ") and score == len(completion)
-    assert set(logs["rewards"]["sixes"]) == {6.0}
-    # The last rows are those of the evaluation, which has no advantages.
-    assert set(logs["advantages"]) == {0.0}
-    assert all(name in printed for name in ("Prompt", "Completion", "length", "sixes", "Advantage"))
+def test_wandb(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    logged = train(tiny_policy_path, prompts, ppo_config, "wandb")
+    wandb.finish()
+    (file,) = tmp_path.rglob("*.wandb")
+    assert b"X14 nothing to learn from" in file.read_bytes()
+    diagnosis = diagnose(file)
+    assert "X14" in {episode.finding.mode for episode in diagnosis.episodes}
+    assert diagnosis.rollouts == len(logged)
