@@ -22,7 +22,7 @@ def test_trackio(tiny_policy_path, prompts, ppo_config, tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio")
     monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
     logged = train(tiny_policy_path, prompts, ppo_config, "trackio")
-    (database,) = [path for path in (tmp_path / "trackio").rglob("*.db")]
+    (database,) = (tmp_path / "trackio").rglob("*.db")
     with sqlite3.connect(database) as connection:
         alerts = list(connection.execute("SELECT title, text, level FROM alerts"))
     assert any(title.startswith("X14") and "Cure: " in text for title, text, _ in alerts)
