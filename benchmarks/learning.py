@@ -23,7 +23,7 @@ from .speed.machine import describe
 
 RUNS = RESULTS / "learning"
 NAMES = ("ours", "trl-1.12", "rloo")
-SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 40
+SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 25
 LEARNING_RATE, BETA = 3e-4, 0.05
 WINDOW = 5
 """Rollouts of a moving mean."""
@@ -50,6 +50,7 @@ def specification(demo: Path, seed: int, rollouts: int) -> dict[str, Any]:
         "completion": TOKENS,
         "fixed": False,
         "micro_batch": MICRO_BATCH,
+        "mini_batches": SEQUENCES // MICRO_BATCH,
         "epochs": EPOCHS,
         "lora": 16,
         "dtype": "float32",

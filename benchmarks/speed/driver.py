@@ -84,6 +84,7 @@ def specification(workload: Workload, models: dict[str, str], rollouts: int, cud
         "completion": workload.completion,
         "fixed": workload.fixed,
         "micro_batch": workload.micro_batch,
+        "mini_batches": 1,
         "epochs": workload.epochs,
         "lora": workload.lora,
         "dtype": workload.dtype,

@@ -93,9 +93,10 @@ def main() -> None:
     args = PPOConfig(
         output_dir=spec["output_dir"],
         total_episodes=spec["rollouts"] * spec["sequences"],
-        per_device_train_batch_size=spec["micro_batch"],
-        gradient_accumulation_steps=spec["sequences"] // spec["micro_batch"],
-        num_mini_batches=1,
+        # It steps after so many calls as accumulate, whatever a mini-batch is: with several of them none may accumulate.
+        per_device_train_batch_size=spec["micro_batch"] * spec["mini_batches"],
+        gradient_accumulation_steps=spec["sequences"] // (spec["micro_batch"] * spec["mini_batches"]),
+        num_mini_batches=spec["mini_batches"],
         num_ppo_epochs=spec["epochs"],
         response_length=spec["completion"],
         stop_token=None if spec["fixed"] else "eos",

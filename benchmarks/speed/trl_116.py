@@ -54,13 +54,14 @@ def main() -> None:
     """Train for the rollouts of the specification."""
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     recorder = Recorder(spec["cuda"])
-    updates, rank = spec["epochs"], spec["lora"]
+    micro_batches, rank = spec["sequences"] // spec["micro_batch"], spec["lora"]
+    updates = spec["epochs"] * spec["mini_batches"]
     common: dict[str, Any] = {
         "output_dir": spec["output_dir"],
         "per_device_train_batch_size": spec["micro_batch"],
         "per_device_eval_batch_size": spec["micro_batch"],
-        "gradient_accumulation_steps": spec["sequences"] // spec["micro_batch"],
-        "steps_per_generation": spec["sequences"] // spec["micro_batch"],
+        "gradient_accumulation_steps": micro_batches // spec["mini_batches"],
+        "steps_per_generation": micro_batches,
         "num_iterations": spec["epochs"],
         "max_steps": spec["rollouts"] * updates,
         "max_completion_length": spec["completion"],

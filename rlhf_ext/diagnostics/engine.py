@@ -18,7 +18,7 @@ from .rewards import NoSignal, RewardScale, Saturation
 from .texts import LengthCollapse, LengthExploitation, Repetition, Truncation
 from .updates import ClipSaturation, Controller, GradientSpikes, UpdateSize
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 DETECTORS: tuple[type[Detector], ...] = (
     NonFinite,

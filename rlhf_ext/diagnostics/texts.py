@@ -1,6 +1,7 @@
 """X8 to X11: lengths, endings and loops of the completions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from .causes import cause, setting
 from .detector import Detector, Rule, Verdict
@@ -145,7 +146,8 @@ class TruncationConfig:
 
     Args:
         some, many (`float`): Share of completions cut at the limit (verl's documentation warns at 0.1).
-        all (`float`): From here, at the start already and without a penalty, the task is one of fixed length: INFO.
+        all (`float`): If the run starts from here, without a penalty, the task is one of fixed length: INFO, also once more
+            of them end.
         eos_drop (`float`): Fall of the share that ends with EOS.
     """
 
@@ -163,6 +165,18 @@ class Truncation(Detector):
     def __init__(self, settings: RunSettings, config: TruncationConfig | None = None) -> None:
         self.config = config or TruncationConfig()
         super().__init__(settings)
+        self._first: float | None = None
+
+    def note(self, history: History) -> None:
+        if self._first is None:
+            self._first = history.now("trunc_rate")
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._first = state["first"]
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
@@ -177,10 +191,9 @@ class Truncation(Detector):
         )
         if share is None or share <= self.config.some:
             return None
-        earliest = history.values("trunc_rate", 2 * history.windows.window)
-        fixed_length = share >= self.config.all and not history.settings.missing_eos_penalty
-        from_start = earliest.size == 0 or earliest[0] >= self.config.all
-        warn = share > self.config.many and not (fixed_length and from_start)
+        starts_cut = self._first is None or self._first >= self.config.all
+        fixed_length = starts_cut and not history.settings.missing_eos_penalty
+        warn = share > self.config.many and not fixed_length
         return Verdict(
             Severity.WARN if warn else Severity.INFO,
             "completions are cut off",

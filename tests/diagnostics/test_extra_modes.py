@@ -222,6 +222,14 @@ def test_truncation_is_a_warning_where_endings_are_wanted():
     assert check_of(opening(events, "X10").finding, "eos-never-sampled") == "confirmed"
 
 
+@pytest.mark.parametrize("rollouts", [25, N])
+def test_texts_of_fixed_length_stay_no_warning_once_more_of_them_end(rollouts):
+    columns = healthy()
+    set_to("trunc_rate", np.where(TIME >= 8, 0.8, 0.97))(columns)
+    set_to("eos_rate", np.where(TIME >= 8, 0.2, 0.03))(columns)
+    assert "X10" not in modes(watch({name: values[:rollouts] for name, values in columns.items()})[1])
+
+
 def test_endings_that_get_lost():
     columns = healthy()
     columns["eos_rate"] = columns["eos_rate"] - 0.4 * AT
