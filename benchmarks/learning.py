@@ -23,7 +23,7 @@ from .speed.machine import describe
 
 RUNS = RESULTS / "learning"
 NAMES = ("ours", "trl-1.12", "rloo")
-SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 25
+SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 20
 LEARNING_RATE, BETA = 3e-4, 0.05
 WINDOW = 5
 """Rollouts of a moving mean."""
