@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from .rewards import TextReward
 from .sentiment import GOLD_SCALE, SENTIMENT_REWARDS, gold
 from .world import Prompts
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 LORA_RANK = 16
 TRAINED_LAYERS = 8
 PROBE_PROMPTS, ORACLE_PROMPTS = 16, 40
@@ -37,8 +40,8 @@ STRENGTHS = tuple(10.0**power for power in range(1, 6))
 def pretrain_critic(policy: Path, folder: Path) -> None:
     """
     Write a value head that foresees, at every token, the gold score of what the untouched model writes: ridge regression on
-    its last hidden states over completions of the training prompts; and how much of held-out completions it explains, to
-    `held_out.json`. The same on every call.
+    its last hidden states over completions of the training prompts; an adapter that changes nothing yet, for a critic that has
+    one; and how much of held-out completions the head explains, to `held_out.json`. The same on every call.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy).eval(), AutoTokenizer.from_pretrained(policy)
     prompts, _ = demo_prompts()
@@ -55,7 +58,31 @@ def pretrain_critic(policy: Path, folder: Path) -> None:
     critic.value_head.linear.weight.copy_(weight)
     critic.value_head.linear.bias.copy_(bias)
     save_critic(critic, str(folder))
+    save_untrained_adapter(policy, folder)
     (folder / "held_out.json").write_text(json.dumps({"strength": strength, "explained": explained}))
+
+
+def save_untrained_adapter(policy: Path, folder: Path) -> None:
+    """Write an adapter that changes nothing yet."""
+    from peft import get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(policy), lora_config(policy)).save_pretrained(folder)
+
+
+def lora_config(policy: Path) -> "LoraConfig":
+    """Of the upper layers."""
+    from peft import LoraConfig
+
+    layers = AutoConfig.from_pretrained(policy).num_hidden_layers
+    return LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=2 * LORA_RANK,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(max(layers - TRAINED_LAYERS, 0), layers)),
+        task_type="CAUSAL_LM",
+    )
 
 
 def _states(model: Any, completions: list[Completion], pad: int) -> Tensor:
@@ -124,18 +151,9 @@ class DemoWorld(ModelCache):
 
     def roles(self, recipe: Recipe, seed: int) -> dict[str, Any]:
         """An adapter on the upper layers, and a critic that knows what the untouched model gets."""
-        from peft import LoraConfig
-
-        layers = AutoConfig.from_pretrained(self.policy).num_hidden_layers
         return {
             "model": str(self.policy),
             "reward_funcs": TextReward(SENTIMENT_REWARDS[recipe.reward], seed),
             "critic_model": str(self.critic),
-            "peft_config": LoraConfig(
-                r=LORA_RANK,
-                lora_alpha=2 * LORA_RANK,
-                target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-                layers_to_transform=list(range(max(layers - TRAINED_LAYERS, 0), layers)),
-                task_type="CAUSAL_LM",
-            ),
+            "peft_config": lora_config(self.policy),
         }

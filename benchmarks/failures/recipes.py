@@ -199,13 +199,18 @@ DEMO_LOOSE: dict[str, Any] = {**LOOSE, "learning_rate": 1.5e-3}
 DEMO_FAST: dict[str, Any] = {**LOOSE, "learning_rate": 3e-3}
 
 
+# The policy moves its trunk faster than a head on it can follow: one run in which it did not is "demo-critic-trunk". A critic
+# adapter reads the base, which stays.
+DEMO_CRITIC: dict[str, Any] = {"critic": "adapter"}
+
+
 def _demo(intent: str, reward: str = "gold", settings: dict[str, Any] | None = None, **more: Any) -> Recipe:
     return Recipe(intent, reward, settings or {}, rollouts=DEMO_ROLLOUTS, world="demo", **more)
 
 
 # In an order in which each mode comes soon.
 RECIPES |= {
-    "demo-base": _demo("healthy"),
+    "demo-base": _demo("healthy", settings=DEMO_CRITIC),
     "demo-drift-shuffled": _demo("M1", "gold", DEMO_FAST, fault="shuffled_scores"),
     "demo-collapse-phrase": _demo("M2", "phrase", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
     "demo-hack-keywords": _demo("M3", "keywords", DEMO_LOOSE, causes=("beta-too-low",)),
@@ -215,14 +220,15 @@ RECIPES |= {
         causes=("critic-learning-rate", "value-clip-off"),
     ),
     "demo-still-beta": _demo("M5", settings={**FREE, "beta": 30.0}, causes=("beta-too-high",)),
-    "demo-base-token-penalty": _demo("healthy", settings={"kl_placement": "token"}),
+    "demo-base-token-penalty": _demo("healthy", settings={**DEMO_CRITIC, "kl_placement": "token"}),
     "demo-drift-noise": _demo("M1", "noise", DEMO_FAST),
     "demo-collapse-brevity": _demo("M2", "brevity", DEMO_LOOSE, causes=("reward-peaked", "beta-too-low")),
     "demo-hack-emphasis": _demo("M3", "emphasis", DEMO_LOOSE, causes=("beta-too-low",)),
     "demo-critic-scale": _demo("M4", fault="scale", causes=("reward-scale", "reward-changed")),
     "demo-still-rate": _demo("M5", settings={"learning_rate": 1e-6}, causes=("learning-rate-too-low",)),
-    "demo-base-low-rate": _demo("healthy", settings={"learning_rate": 3.5e-4}),
-    "demo-far-target": _demo("hard-negative", settings={"kl_target": 10.0}),
+    "demo-base-low-rate": _demo("healthy", settings={**DEMO_CRITIC, "learning_rate": 3.5e-4}),
+    "demo-far-target": _demo("hard-negative", settings={**DEMO_CRITIC, "kl_target": 10.0}),
+    "demo-critic-trunk": _demo("M4"),
 }
 
 
