@@ -40,8 +40,8 @@ STRENGTHS = tuple(10.0**power for power in range(1, 6))
 def pretrain_critic(policy: Path, folder: Path) -> None:
     """
     Write a value head that foresees, at every token, the gold score of what the untouched model writes: ridge regression on
-    its last hidden states over completions of the training prompts; an adapter that changes nothing yet, for a critic that has
-    one; and how much of held-out completions the head explains, to `held_out.json`. The same on every call.
+    its last hidden states over completions of the training prompts; an adapter that changes nothing yet, for a critic that
+    has one; and how much of held-out completions the head explains, to `held_out.json`. The same on every call.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy).eval(), AutoTokenizer.from_pretrained(policy)
     prompts, _ = demo_prompts()

@@ -199,8 +199,8 @@ DEMO_LOOSE: dict[str, Any] = {**LOOSE, "learning_rate": 1.5e-3}
 DEMO_FAST: dict[str, Any] = {**LOOSE, "learning_rate": 3e-3}
 
 
-# The policy moves its trunk faster than a head on it can follow: one run in which it did not is "demo-critic-trunk". A critic
-# adapter reads the base, which stays.
+# The policy moves its trunk faster than a head on it follows (the recipe "demo-critic-trunk"). A critic adapter reads the
+# base, which stays.
 DEMO_CRITIC: dict[str, Any] = {"critic": "adapter"}
 
 
