@@ -62,10 +62,11 @@ def label(rows: Rows, intent: str = "") -> list[Label]:
     return [each for each in found if each is not None]
 
 
-def is_healthy(rows: Rows) -> bool:
+def is_healthy(rows: Rows, critic_is_measured: bool = True) -> bool:
     """
     No failure, and good in its own right: the gold score ends half a standard deviation above where it began and no more
-    than a quarter below its peak, fewer than 10 % duplicates, and a critic that explains something in the second half.
+    than a quarter below its peak, fewer than 10 % duplicates, and a critic that explains something in the second half,
+    where the oracle has enough completions to tell.
     """
     measured = [row for row in rows if "gold" in row]
     if len(measured) < len(rows) or label(rows):
@@ -78,7 +79,7 @@ def is_healthy(rows: Rows) -> bool:
         end >= golds[0] + 0.5 * spread
         and end >= max(golds) - 0.25 * spread
         and max(row["duplicates"] for row in measured[-3:]) < 0.1
-        and explained > KNOWS_NOTHING
+        and (explained > KNOWS_NOTHING or not critic_is_measured)
     )
 
 
@@ -168,4 +169,9 @@ def describe(name: str, rows: Rows) -> str:
     labels = label(rows, RECIPES[name].intent)
     if labels:
         return ", ".join(f"{each.mode} ({each.onset} to {each.damage})" for each in labels)
-    return "healthy" if is_healthy(rows) else "neither"
+    return "healthy" if is_healthy(rows, critic_is_measured(name)) else "neither"
+
+
+def critic_is_measured(name: str) -> bool:
+    """Whether the oracle of a recipe's world knows a critic that explains a little from one that explains nothing."""
+    return RECIPES[name].world == "small"

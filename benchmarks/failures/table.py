@@ -11,7 +11,7 @@ from rlhf_ext.pair_statistics import wilson_interval
 
 from .bound import bound_table
 from .calibrate import calibration, calibration_table
-from .labels import Label, is_healthy, label
+from .labels import Label, critic_is_measured, is_healthy, label
 from .recipes import RECIPES
 from .replay import VERDICTS
 from .stored import read_rows
@@ -70,7 +70,8 @@ def _result(folder: Path) -> Result:
     verdicts = {name: read(settings, records) for name, read in READERS.items()}
     verdicts[NO_PROBE] = READERS["diagnostics"](*load(path, leave_out=("quality",)))
     labels = {each.mode: each for each in label(outcomes, RECIPES[recipe].intent)}
-    return Result(recipe, seed, labels, not labels and is_healthy(outcomes), len(records), verdicts)
+    healthy = not labels and is_healthy(outcomes, critic_is_measured(recipe))
+    return Result(recipe, seed, labels, healthy, len(records), verdicts)
 
 
 def share(successes: int, trials: int) -> str:

@@ -80,6 +80,15 @@ def test_a_gold_score_that_rises_is_healthy_and_has_no_label():
     assert not is_healthy([*rows(RISE), {"rollout": 80, "error": "The loss is not finite"}])
 
 
+def test_a_critic_that_explains_nothing_is_not_healthy_where_that_can_be_told():
+    idle = rows(RISE, mc_ev=[0.05] * 4 + [0.0] * 4)
+    assert label(idle) == []
+    assert not is_healthy(idle)
+    assert is_healthy(idle, critic_is_measured=False)
+    wrong = rows(RISE, mc_r2=[-0.5] * 8)
+    assert not is_healthy(wrong, critic_is_measured=False)
+
+
 def test_gold_that_falls_is_hacking_if_the_proxy_rises_and_drift_if_the_policy_went_far():
     proxy = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     # Half of 0.5 below the peak of 0.8, twice in a row, is first so at 50: 0.5 and 0.3.
