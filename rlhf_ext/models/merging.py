@@ -7,6 +7,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from .products import pack
 from .roles import POLICY
 
 
@@ -29,12 +30,15 @@ def merged(model: nn.Module) -> Iterator[None]:
             weight = layer.get_base_layer().weight
             kept.append((layer, weight.data))
             down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
-            weight.data = torch.addmm(weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
+            copy = torch.addmm(weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
+            if not pack(layer.get_base_layer(), copy):
+                weight.data = copy
             layer.merged_adapters.append(POLICY)
         yield
     finally:
         for layer, data in kept:
             layer.get_base_layer().weight.data = data
+            vars(layer.get_base_layer()).pop("packed", None)
             layer.merged_adapters.clear()
 
 

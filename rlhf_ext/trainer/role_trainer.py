@@ -20,6 +20,7 @@ from ..models.actor_critic import ACTOR_CRITIC, REFERENCE, add_roles
 from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_model, save_critic
 from ..models.fused_head import at_labels
 from ..models.merging import merged
+from ..models import products
 from ..models.normalization import read_score_normalization
 from ..models.reward_adapter import RewardAdapter
 from ..models.roles import (
@@ -107,6 +108,9 @@ class RoleTrainer(MeasuredTrainer):
         for scorer in scorers:
             if isinstance(scorer.model, nn.Module):
                 scorer.model = self._prepare_frozen(scorer.model)
+        for model in (self.model, self.ref_model, *(scorer.model for scorer in scorers)):
+            if isinstance(model, nn.Module):
+                products.use_in(model)
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
         if self.use_vllm:
             sync_policy_only(self.vllm_generation)
