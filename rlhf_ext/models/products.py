@@ -47,11 +47,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _Linear.apply(inputs, weight, bias)
 
 
-def use_in(model: nn.Module) -> None:
-    """Let the linear layers of a model compute by [`linear`], where that is faster here."""
+def use_in(*models: Any) -> None:
+    """Let the linear layers of models compute by [`linear`], where that is faster here; what is no module is passed over."""
     if not is_faster_here():
         return
-    for module in model.modules():
+    for module in (module for model in models if isinstance(model, nn.Module) for module in model.modules()):
         if type(module) is nn.Linear and "forward" not in vars(module):
             module.forward = MethodType(_forward, module)
 
