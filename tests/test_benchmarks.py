@@ -14,7 +14,7 @@ from benchmarks.speed.tables import floor_rows, ratio_rows
 
 
 def test_operations_of_a_model_that_is_counted_by_hand():
-    """One layer of 2 to 3, a head of 2 to 5, attention 2 wide; one row of 3 prompt and 2 answer tokens, the last fed once."""
+    """One layer of 2 to 3, a head of 2 to 5, attention 2 wide; 3 prompt and 2 answer tokens, the last fed once."""
     lora = Shapes(linears=[(2, 3)], head=(2, 5), attention=2, rank=1)
     attended = 5**2 / 2 * 4 * 2
     trunk, adapter = 4 * 2 * 6 + attended, 4 * 2 * 5

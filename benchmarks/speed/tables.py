@@ -68,8 +68,8 @@ def phase_rows(result: dict[str, Any]) -> list[str]:
 
 def floor_rows(result: dict[str, Any]) -> list[str]:
     """
-    Our sides: time over the floor, by phase, with the rate of the matrix product that was measured before the pair: torch's,
-    and that of this project's where it was measured.
+    Our sides: time over the floor, by phase, with the rates of the matrix product that were measured before the pair:
+    torch's, and this project's where there is one.
     """
     rows, workload, shapes = [], result["workload"], Shapes(**result["shapes"])
     for name in (name for name in result["sides"] if name in CRITICS):

@@ -55,7 +55,7 @@ def add_roles(
 
     Afterwards `model(..., role=...)` returns, for the role
 
-    - `"actor_critic"` (with `shift_labels`): an [`ActorCriticOutput`], in one call as the hooks of DDP, ZeRO and FSDP require;
+    - `"actor_critic"` (with `shift_labels`): an [`ActorCriticOutput`], in one call as hooks of DDP, ZeRO and FSDP require;
     - `"critic"`: the values alone, where the critic does not read the policy's trunk;
     - `"reference"` (with `shift_labels`): TRL's fused output under the reference's adapter;
     - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.

@@ -48,7 +48,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def use_in(*models: Any) -> None:
-    """Let the linear layers of models compute by [`linear`], where that is faster here; what is no module is passed over."""
+    """Let linear layers of models compute by [`linear`], where that is faster here; what is no module is passed over."""
     if not is_faster_here():
         return
     for module in (module for model in models if isinstance(model, nn.Module) for module in model.modules()):

@@ -14,9 +14,9 @@ INT64 = 8
 # TRL's ChunkedLogProbFunction (trl/kernels/chunked_logprob.py) works on tiles of that many tokens and, on a GPU, words.
 LM_HEAD_TOKENS = 4096
 LM_HEAD_WORDS = 32768
-# Tiles in float32 that its torch version (without Triton) holds beside the logits: z, z - max and exp in the forward pass; y,
-# z, log p, p, the gradient, two factors of its entropy part and their product in the backward pass, with one tile of bool.
-# In float32 the project's own head runs instead, which holds one.
+# Tiles in float32 that its torch version (without Triton) holds beside the logits: z, z - max and exp in the forward pass;
+# y, z, log p, p, the gradient, two factors of its entropy part and their product in the backward pass, with one tile of
+# bool. In float32 the project's own head runs instead, which holds one.
 FORWARD_TILES = 3
 BACKWARD_TILES = 8
 OWN_TILES = 1
