@@ -76,6 +76,7 @@ class TokenLogProbs(torch.autograd.Function):
                 to_hidden[rows].add_(linear(tile, weight[words].T))
                 if to_weight is not None:
                     to_weight[words].add_(linear(tile.T, scaled.T))
+                del tile
             to_hidden[rows].addcmul_(weight[targets[rows]], of_logprobs[rows, None])
         if to_weight is not None:
             to_weight.index_add_(0, targets, hidden * (ctx.scale * of_logprobs)[:, None])
@@ -101,6 +102,8 @@ def _statistics(scaled: Tensor, weight: Tensor, mean: Tensor | None) -> tuple[Te
         weighted.mul_(shrink).add_((powers[:, None] @ logits[:, :, None])[:, 0])
         if mean is not None:
             mean.mul_(shrink).add_(linear(powers, weight[words].T))
+        # Before the next are made.
+        del logits, powers
     if mean is not None:
         mean.div_(total)
     log_z = top + total.log()

@@ -122,13 +122,16 @@ def lm_head_forward_bytes(tokens: int, architecture: Architecture, compute: torc
 def lm_head_backward_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, on_gpu: bool) -> int:
     """
     The same in the backward pass, which makes every tile of logits again: the gradient of the hidden states in float32,
-    and tiles; without Triton eight of float32 and one of bool, or two where float32 is computed in. The gradient of the
-    head's weight is not in it.
+    and tiles; without Triton eight of float32 and one of bool, or two where float32 is computed in, one of which may be
+    words of the weight's gradient instead. The gradient of the head's weight is not in it.
     """
     hidden = tokens * architecture.hidden_size * FLOAT32
     tiles = _tile_bytes(tokens, architecture, compute, on_gpu, BACKWARD_TILES)
-    mask = 0 if on_gpu or compute == torch.float32 else _tile_elements(tokens, architecture)
-    return hidden + tiles + mask
+    if not on_gpu and compute == torch.float32:
+        words = min(architecture.vocab_size, TILE_WORDS) * architecture.hidden_size * FLOAT32
+        one = _tile_elements(min(tokens, TILE_TOKENS), architecture) * FLOAT32
+        return hidden + tiles + max(words - one, 0)
+    return hidden + tiles + (0 if on_gpu else _tile_elements(tokens, architecture))
 
 
 def lm_head_saved_bytes(tokens: int, architecture: Architecture, compute: torch.dtype) -> int:
