@@ -16,10 +16,11 @@ LM_HEAD_TOKENS = 4096
 LM_HEAD_WORDS = 32768
 # Tiles in float32 that its torch version (without Triton) holds beside the logits: z, z - max and exp in the forward pass;
 # y, z, log p, p, the gradient, two factors of its entropy part and their product in the backward pass, with one tile of
-# bool. In float32 the project's own head runs instead, which holds one.
+# bool. In float32 the project's own head runs instead, which holds one, and ten numbers a token.
 FORWARD_TILES = 3
 BACKWARD_TILES = 8
 OWN_TILES = 1
+OWN_STATISTICS = 10
 
 # bitsandbytes: parameters smaller than this keep float32 states (min_8bit_size), others have one scale per block.
 SMALL_PARAMETER = 4096
@@ -174,6 +175,8 @@ def _tile_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, o
         return min(tokens, LM_HEAD_TOKENS) * LM_HEAD_WORDS * compute.itemsize
     if compute == torch.float32:
         scaled = min(tokens, TILE_TOKENS) * architecture.hidden_size * FLOAT32
+        # Of each token a copy of the label and the running statistics.
+        scaled += tokens * (INT64 + OWN_STATISTICS * FLOAT32)
         return _tile_elements(min(tokens, TILE_TOKENS), architecture) * (1 + OWN_TILES) * FLOAT32 + scaled
     return _tile_elements(tokens, architecture) * (compute.itemsize + tiles * FLOAT32)
 

@@ -14,6 +14,7 @@ from rlhf_ext.models import cpu_head, products
 from rlhf_ext.models.cpu_head import TokenLogProbs
 from rlhf_ext.models.fused_head import at_labels
 from rlhf_ext.models.merging import merged
+from rlhf_ext.trainer import generation
 from rlhf_ext.trainer.forward import by_length, group_by_length
 from rlhf_ext.trainer.generation import Sampler, _GrowingLayer, draw
 from tiny import tiny_config
@@ -113,8 +114,10 @@ def test_what_the_sampler_cannot_do_transformers_does(llama, tiny_tokenizer):
     assert torch.equal(found, expected) and sampler.outputs is None
 
 
-def test_draws_have_the_frequencies_of_the_distribution():
+@pytest.mark.parametrize("block", [2, 256])
+def test_draws_have_the_frequencies_of_the_distribution(block, monkeypatch):
     """30000 draws of 5 words, one of which cannot be drawn; five standard errors."""
+    monkeypatch.setattr(generation, "BLOCK", block)
     logits = torch.tensor([1.0, 0.0, -torch.inf, 2.0, -1.0])
     torch.manual_seed(0)
     tokens, logprobs = draw(logits.expand(30000, 5))
@@ -123,6 +126,11 @@ def test_draws_have_the_frequencies_of_the_distribution():
     error = (probabilities * (1 - probabilities) / 30000).sqrt()
     assert found[2] == 0 and ((found - probabilities).abs() <= 5 * error).all()
     torch.testing.assert_close(logprobs, logits.log_softmax(0)[tokens])
+
+
+def test_a_share_of_zero_falls_on_the_first_weight_that_is_not_zero():
+    place, share = generation._invert(torch.tensor([[0.0, 0.5, 1.0]]), torch.zeros(1, 1))
+    assert place.item() == 1 and share.item() == 0
 
 
 def test_a_growing_layer_holds_what_a_list_of_states_holds():
