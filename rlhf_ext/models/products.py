@@ -53,7 +53,7 @@ def use_in(*models: Any) -> None:
         return
     for module in (module for model in models if isinstance(model, nn.Module) for module in model.modules()):
         if type(module) is nn.Linear and "forward" not in vars(module):
-            module.forward = MethodType(_forward, module)
+            vars(module)["forward"] = MethodType(_forward, module)
 
 
 def pack(layer: nn.Linear, weight: Tensor) -> bool:
@@ -66,7 +66,7 @@ def pack(layer: nn.Linear, weight: Tensor) -> bool:
     """
     if not (is_faster_here() and "forward" in vars(layer) and _is_plain(weight, weight)):
         return False
-    layer.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    vars(layer)["packed"] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
     return True
 
 

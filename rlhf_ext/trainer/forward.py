@@ -69,13 +69,14 @@ def completion_outputs(
 @contextmanager
 def cpu_head(device: torch.device) -> Iterator[None]:
     """On a CPU, TRL's fused head, which is written for a GPU, computes by [`TokenLogProbs`]."""
-    before = trl.trainer.utils._ChunkedLogProbFunction
+    names, name = vars(trl.trainer.utils), "_ChunkedLogProbFunction"
+    before = names[name]
     if device.type == "cpu":
-        trl.trainer.utils._ChunkedLogProbFunction = _CPUHead
+        names[name] = _CPUHead
     try:
         yield
     finally:
-        trl.trainer.utils._ChunkedLogProbFunction = before
+        names[name] = before
 
 
 class _CPUHead:
