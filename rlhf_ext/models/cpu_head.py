@@ -70,7 +70,9 @@ class TokenLogProbs(torch.autograd.Function):
             of_logprobs = torch.zeros_like(log_z)
         for rows in _chunks(len(hidden), TILE_TOKENS):
             scaled = hidden[rows] * ctx.scale
-            factors = [None if x is None else x[rows, None] for x in (of_logprobs, of_entropy, log_z, entropy)]
+            factors: list[Any] = [
+                None if x is None else x[rows, None] for x in (of_logprobs, of_entropy, log_z, entropy)
+            ]
             for words in _chunks(len(weight), TILE_WORDS):
                 tile = _to_logits(linear(scaled, weight[words]), *factors)
                 to_hidden[rows].add_(linear(tile, weight[words].T))
