@@ -14,18 +14,18 @@ from benchmarks.speed.tables import floor_rows, ratio_rows
 
 
 def test_operations_of_a_model_that_is_counted_by_hand():
-    """One layer of 2 to 3, a head of 2 to 5, attention 2 wide; one row of 3 prompt and 2 answer tokens."""
+    """One layer of 2 to 3, a head of 2 to 5, attention 2 wide; 3 prompt and 2 answer tokens, the last fed once."""
     lora = Shapes(linears=[(2, 3)], head=(2, 5), attention=2, rank=1)
     attended = 5**2 / 2 * 4 * 2
-    trunk, adapter = 5 * 2 * 6 + attended, 5 * 2 * 5
+    trunk, adapter = 4 * 2 * 6 + attended, 4 * 2 * 5
     found = operations(lora, [3], [2], epochs=2, critic="head")
     assert found["generate"] == 4 * 2 * 6 + attended + 2 * 20
-    assert found["score"] == 3 * trunk + 2 * 2 * 20 + 2 * adapter
-    assert found["update"] == 2 * (trunk + adapter + 5 * 2 * 6 + 2 * attended + 2 * adapter + 2 * 20 * 2)
+    assert found["score"] == 3 * trunk + 2 * 6 + 2 * 2 * 20 + 2 * adapter
+    assert found["update"] == 2 * (trunk + adapter + 4 * 2 * 6 + 2 * attended + 2 * adapter + 2 * 20 * 2)
     adapter_critic = operations(lora, [3], [2], epochs=2, critic="adapter")
     assert adapter_critic["score"] - found["score"] == trunk + adapter
     full = operations(Shapes([(2, 3)], (2, 5), 2, rank=0), [3], [2], epochs=1, critic="model")
-    assert full["update"] == 2 * (trunk + 2 * 5 * 2 * 6 + 2 * attended) + 3 * 20 * 2
+    assert full["update"] == 2 * (trunk + 2 * 4 * 2 * 6 + 2 * attended) + 3 * 20 * 2
 
 
 def test_the_exponent_of_a_power():
@@ -48,13 +48,20 @@ def test_ratios_are_taken_pair_by_pair_and_floors_with_the_rate_of_the_pair():
         "rates": [{"generate": 100.0, "score": 10.0, "update": 10.0}] * 3,
         "sides": {
             "ours": [row(1, 2, 2), row(2, 2, 2), row(9, 2, 2)],
-            "trl-1.12": [row(2, 8, 2), row(8, 4, 2), row(10, 2, 2)],
+            "trl-1.12": [row(2, 8, 2), row(8, 4, 2), row(10, 2, 5)],
         },
     }  # fmt: skip
     (ratios,) = ratio_rows(result)
-    assert "0.50 (0.25 to 0.90) | 0.50 (0.25 to 0.90) | 0.50 (0.25 to 1.00) | 1.00 | 3" in ratios
+    # By token: the last pair's other side has 8 of prompt and answer, ours 5.
+    assert (
+        "| 0.50 (0.25 to 0.90) | 0.50 (0.25 to 1.44) | 0.50 (0.25 to 0.90) | 0.50 (0.25 to 1.00) | 1.00 | 3" in ratios
+    )
     needed = operations(Shapes(**shapes), [3], [2], 2, "head")["generate"]
-    assert f"| {200 / needed:.2f} ({100 / needed:.2f} to {900 / needed:.2f}) |" in floor_rows(result)[0]
+    (floor,) = floor_rows(result)
+    assert f"| torch.mm | {200 / needed:.2f} ({100 / needed:.2f} to {900 / needed:.2f}) |" in floor
+    own = [{phase: 2 * rate for phase, rate in rates.items()} for rates in result["rates"]]
+    floors = floor_rows(result | {"own_rates": own})
+    assert floors[0] == floor and f"| own | {400 / needed:.2f} (" in floors[1]
 
 
 def test_gold_at_a_matched_kl_is_read_between_moving_means():

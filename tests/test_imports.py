@@ -20,7 +20,7 @@ ALLOWED = {
     "pair_statistics": {"numpy"},
     "migration": set(),
     # What it plans for: the tile of the head, and which layers are merged.
-    "planning": {"torch", "transformers", "peft", "rlhf_ext.models.fused_head", "rlhf_ext.models.merging"},
+    "planning": {"torch", "transformers", "peft", "rlhf_ext.models.cpu_head", "rlhf_ext.models.merging"},
     # What is heavy only inside a command: see the tests of what is loaded.
     "cli": {
         "accelerate",

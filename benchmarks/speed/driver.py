@@ -79,7 +79,8 @@ def specification(workload: Workload, models: dict[str, str], rollouts: int, cud
     """What every side trains."""
     return {
         **models,
-        "prompts": workload.texts(max(64, 2 * workload.prompts)),
+        # Those of one rollout: every rollout of every side has the same, and so the same expected length of its answers.
+        "prompts": workload.texts(workload.prompts),
         "sequences": workload.prompts,
         "completion": workload.completion,
         "fixed": workload.fixed,
@@ -112,19 +113,21 @@ def compare(
         folder (`Path`): Where the models are kept.
         other_python (`str`): Interpreter of the environment with TRL 1.12.
         threads (`int`): Of the matrix products.
-        file (`Path`): Written after every pair: rows of each side, rates of the matrix product before the pair, workload,
-            shapes and machine.
+        file (`Path`): Written after every pair: rows of each side, rates of the matrix product before the pair (torch's,
+            and that of [`rlhf_ext.models.products`]), workload, shapes and machine.
     """
     cuda = workload.name.startswith("gpu")
     models = prepare(folder, workload.model, workload.dtype)
     spec = specification(workload, models, pairs + 1, cuda)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     rates: list[dict[str, float]] = []
+    own_rates: list[dict[str, float]] = []
     result = {
         "workload": vars(workload),
         "machine": describe() | {"threads": threads},
         "shapes": asdict(shapes_of(models["policy"], workload.lora)),
         "rates": rates,
+        "own_rates": own_rates,
         "sides": rows,
     }
     with tempfile.TemporaryDirectory() as temporary:
@@ -138,7 +141,8 @@ def compare(
                 # Alone while it loads and warms up.
                 print(f"{workload.name} {name} warm-up {summary(side.rollout())}", flush=True)
             for _ in range(pairs):
-                rates.append(matrix_rates(workload, models["policy"], threads))
+                for found, own in ((rates, False), (own_rates, True)):
+                    found.append(matrix_rates(workload, models["policy"], threads, own))
                 pair = {side.name: side.rollout() for side in sides}
                 for name, row in pair.items():
                     rows[name].append(row)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from rlhf_ext.models.products import pack, use_in
+
 from .workloads import Workload
 
 
@@ -62,28 +64,31 @@ def operations(
     - `generate`: every prompt once, and every sampled token but the last of its answer once, with the adapter merged; the
       head once for each sampled token.
     - `score`: the trunk over prompt and answer for the policy, the reference, the reward model and a critic that has its
-      own forward, the head at the answer's tokens for the first two.
+      own forward, the head at the answer's tokens for the first two. Only the reward model reads the last token.
     - `update`, for each epoch: forward of policy and critic, and backward, which is one product for the gradient of the
       inputs and, where weights are trained, one for theirs.
     """
     pairs = list(zip(prompts, completions, strict=True))
     head = 2 * shapes.head[0] * shapes.head[1]
-    tokens, answers = sum(p + c for p, c in pairs), sum(completions)
+    answers = sum(completions)
     attended = sum((p + c) ** 2 for p, c in pairs) / 2 * 4 * shapes.attention
     fed = sum(p + c - 1 for p, c in pairs)
-    trunk, adapter = tokens * 2 * shapes.body + attended, tokens * 2 * shapes.adapter
+    trunk, adapter = fed * 2 * shapes.body + attended, fed * 2 * shapes.adapter
     own = critic in ("adapter", "model")
-    score = (3 + own) * trunk + 2 * answers * head
+    score = (3 + own) * trunk + len(pairs) * 2 * shapes.body + 2 * answers * head
     score += adapter * (2 + (critic == "adapter"))
     # The gradient of attention is twice its forward; of a frozen layer one product, of a trained one two.
-    backward = tokens * 2 * shapes.body * (1 if shapes.rank else 2) + 2 * attended + 2 * adapter
+    backward = fed * 2 * shapes.body * (1 if shapes.rank else 2) + 2 * attended + 2 * adapter
     once = trunk + adapter + backward
     update = once * (1 + own) + answers * head * (2 if shapes.rank else 3)
     return {"generate": fed * 2 * shapes.body + attended + answers * head, "score": score, "update": epochs * update}
 
 
-def matrix_rates(workload: Workload, policy: str, threads: int) -> dict[str, float]:
-    """Operations a second that `torch.mm` reaches at the shapes of each phase, every layer's product once."""
+def matrix_rates(workload: Workload, policy: str, threads: int, own: bool) -> dict[str, float]:
+    """
+    Operations a second that `torch.mm` reaches at the shapes of each phase, every layer's product once; or those of
+    [`rlhf_ext.models.products`], weights packed, which on some processors are more.
+    """
     shapes = shapes_of(policy, workload.lora)
     device = "cuda" if workload.name.startswith("gpu") else "cpu"
     before = torch.get_num_threads()
@@ -94,24 +99,29 @@ def matrix_rates(workload: Workload, policy: str, threads: int) -> dict[str, flo
         "score": workload.micro_batch * length,
         "update": workload.micro_batch * length,
     }
-    rates = {phase: rate(shapes, count, workload.dtype, device) for phase, count in rows.items()}
+    rates = {phase: rate(shapes, count, workload.dtype, device, own) for phase, count in rows.items()}
     torch.set_num_threads(before)
     return rates
 
 
-def rate(shapes: Shapes, rows: int, dtype: str, device: str, seconds: float = 0.5) -> float:
+def rate(shapes: Shapes, rows: int, dtype: str, device: str, own: bool, seconds: float = 0.5) -> float:
     """Operations a second of the products of one token batch, weights not reused from the cache of the product before."""
     count = len(shapes.linears)
     products: list[Any] = [*shapes.linears[: min(count, 70)]]
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
-    weights = [torch.randn(o, i, **options) for i, o in products]
+    layers = [torch.nn.Linear(i, o, bias=False, **options) for i, o in products]
+    if own:
+        use_in(*layers)
+        for layer in layers:
+            pack(layer, layer.weight)
     inputs = {i: torch.randn(rows, i, **options) for i, _ in products}
     done, spent, first = 0, 0.0, True
     while spent < seconds:
         wall, started = time.perf_counter(), time.process_time()
-        for (i, o), weight in zip(products, weights, strict=True):
-            torch.nn.functional.linear(inputs[i], weight)
-            done += 2 * rows * i * o
+        with torch.no_grad():
+            for (i, o), layer in zip(products, layers, strict=True):
+                layer(inputs[i])
+                done += 2 * rows * i * o
         if device == "cuda":
             torch.cuda.synchronize()
             spent += time.perf_counter() - wall

@@ -2,8 +2,10 @@
 
     python -m benchmarks.speed.overhead --folder bench_models     # workload (a), one rollout after one to warm up
 
-CPU seconds inside the outermost forward calls of the models, inside backward, and of all. The rest is sampling from the
-logits, shaping, GAE, controller, diagnostics, logging, tokenising and the optimizer.
+CPU seconds inside the outermost forward calls of the models, inside backward, and of all. The rest is divided: merging the
+adapter, which saves products of the forward calls after it; drawing tokens from the logits; the optimizer with the norm of
+the gradients; and what remains, which is shaping, GAE, controller, diagnostics, logging, tokenising and the sampler's own
+work.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .growth import Kept
 from .trl_116 import record
@@ -41,6 +45,9 @@ class Clock:
         setattr(owner, name, timed)
 
 
+PARTS = ("in_models", "merging", "drawing", "optimizer")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,6 +57,8 @@ def main() -> None:
     from peft import LoraConfig
 
     from rlhf_ext import PPOConfig, PPOTrainer
+    from rlhf_ext.models import merging
+    from rlhf_ext.trainer import generation
 
     from .driver import RESULTS
     from .models import prepare
@@ -66,25 +75,32 @@ def main() -> None:
             save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, bf16=False,
             gradient_checkpointing=False,
         )  # fmt: skip
-        recorder, clock, marks = Kept(), Clock(), []
+        recorder, clocks, marks = Kept(), {part: Clock() for part in PARTS}, []
         trainer = record(PPOTrainer, recorder)(
             models["policy"], models["reward_adapter"], args,
             Dataset.from_dict({"prompt": workload.texts(2 * workload.prompts)}),
             peft_config=LoraConfig(r=workload.lora, target_modules="all-linear", task_type="CAUSAL_LM"),
         )  # fmt: skip
-        clock.watch(trainer.model.get_base_model(), "forward")
-        clock.watch(trainer.accelerator, "backward")
+        clocks["in_models"].watch(trainer.model.get_base_model(), "forward")
+        clocks["in_models"].watch(trainer.accelerator, "backward")
+        clocks["merging"].watch(merging, "_merge")
+        clocks["drawing"].watch(generation, "draw")
+        clocks["optimizer"].watch(torch.optim.AdamW, "step")
+        clocks["optimizer"].watch(trainer.accelerator, "clip_grad_norm_")
         finish = recorder.finish
 
         def marked() -> None:
             finish()
-            marks.append(clock.seconds)
+            marks.append({part: clock.seconds for part, clock in clocks.items()})
 
         recorder.finish = marked  # type: ignore[method-assign]
         trainer.train()
         recorder.finish()
-    total, models_share = sum(recorder.rows[1]["cpu"].values()), marks[1] - marks[0]
-    result = {"seconds": total, "in_models": models_share, "share_of_the_rest": 1 - models_share / total}
+    total = sum(recorder.rows[1]["cpu"].values())
+    result = {"seconds": total} | {part: marks[1][part] - marks[0][part] for part in PARTS}
+    result["other"] = total - sum(result[part] for part in PARTS)
+    result["share_of_the_rest"] = 1 - result["in_models"] / total
+    result["share_of_other"] = result["other"] / total
     (RESULTS / "speed_overhead.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

@@ -31,6 +31,11 @@ def peak(row: dict[str, Any]) -> int:
     return max(row["peak_bytes"].values())
 
 
+def all_tokens(row: dict[str, Any]) -> int:
+    """Of a rollout's prompts and answers."""
+    return sum(row["prompt_lengths"]) + sum(row["completion_lengths"])
+
+
 def ratio_rows(result: dict[str, Any]) -> list[str]:
     """Each of our sides against each other side: one row, of ratios pair by pair."""
     rows, sides = [], result["sides"]
@@ -40,8 +45,9 @@ def ratio_rows(result: dict[str, Any]) -> list[str]:
             cpu = [seconds(a) / seconds(b) for a, b in pairs]
             wall = [seconds(a, "wall") / seconds(b, "wall") for a, b in pairs]
             memory = [peak(a) / peak(b) for a, b in pairs]
-            tokens = [sum(a["completion_lengths"]) / sum(b["completion_lengths"]) for a, b in pairs]
-            cells = [spread(cpu), spread(wall), spread(memory), f"{median(tokens):.2f}", str(len(pairs))]
+            tokens = [all_tokens(a) / all_tokens(b) for a, b in pairs]
+            per_token = [ratio / share for ratio, share in zip(cpu, tokens, strict=True)]
+            cells = [*map(spread, (cpu, per_token, wall, memory)), f"{median(tokens):.2f}", str(len(pairs))]
             rows.append(f"| {result['workload']['name']} | {ours} / {other} | {' | '.join(cells)} |")
     return rows
 
@@ -61,18 +67,25 @@ def phase_rows(result: dict[str, Any]) -> list[str]:
 
 
 def floor_rows(result: dict[str, Any]) -> list[str]:
-    """Our sides: time over the floor, by phase, with the rate of the matrix product that was measured before the pair."""
+    """
+    Our sides: time over the floor, by phase, with the rates of the matrix product that were measured before the pair:
+    torch's, and this project's where there is one.
+    """
     rows, workload, shapes = [], result["workload"], Shapes(**result["shapes"])
     for name in (name for name in result["sides"] if name in CRITICS):
         critic = CRITICS[name] if workload["lora"] else "model"
-        over: dict[str, list[float]] = {phase: [] for phase in PHASES}
-        for row, rates in zip(result["sides"][name], result["rates"], strict=True):
-            lengths = row["prompt_lengths"], row["completion_lengths"]
-            for phase, count in operations(shapes, *lengths, workload["epochs"], critic).items():
-                over[phase].append(row["cpu"][phase] * rates[phase] / count)
-        rates = [median([rate[phase] for rate in result["rates"]]) / 1e9 for phase in PHASES]
-        cells = [spread(over[phase]) for phase in PHASES] + [", ".join(f"{rate:.0f}" for rate in rates)]
-        rows.append(f"| {workload['name']} | {name} | {' | '.join(cells)} |")
+        for product, key in (("torch.mm", "rates"), ("own", "own_rates")):
+            measured = result.get(key)
+            if not measured:
+                continue
+            over: dict[str, list[float]] = {phase: [] for phase in PHASES}
+            for row, rates in zip(result["sides"][name], measured, strict=True):
+                lengths = row["prompt_lengths"], row["completion_lengths"]
+                for phase, count in operations(shapes, *lengths, workload["epochs"], critic).items():
+                    over[phase].append(row["cpu"][phase] * rates[phase] / count)
+            medians = [median([rate[phase] for rate in measured]) / 1e9 for phase in PHASES]
+            cells = [spread(over[phase]) for phase in PHASES] + [", ".join(f"{rate:.0f}" for rate in medians)]
+            rows.append(f"| {workload['name']} | {name} | {product} | {' | '.join(cells)} |")
     return rows
 
 
@@ -84,8 +97,12 @@ def tables(results: list[dict[str, Any]]) -> str:
     parts = [f"Measured on {where}; {versions}; the other side has TRL 1.12.0."]
     parts.append(_table(["workload", "", "model", "sequences", "micro-batch", "epochs", "LoRA"], _workloads(results)))
     parts.append(
-        "Ratios, median of the pairs (smallest to largest); CPU and wall seconds and peak memory of a rollout.\n\n"
-        + _table(["workload", "sides", "CPU", "wall", "memory", "tokens", "pairs"], _each(ratio_rows, results))
+        "Ratios, median of the pairs (smallest to largest); CPU seconds of a rollout, the same by token of prompt "
+        "and answer, wall seconds and peak memory; and of the tokens themselves.\n\n"
+        + _table(
+            ["workload", "sides", "CPU", "CPU a token", "wall", "memory", "tokens", "pairs"],
+            _each(ratio_rows, results),
+        )
     )
     parts.append(
         "CPU seconds an episode, medians.\n\n"
@@ -93,7 +110,7 @@ def tables(results: list[dict[str, Any]]) -> str:
     )
     parts.append(
         "Time over the floor, and the rate of the matrix product at the shapes of the phases, in GFLOP/s.\n\n"
-        + _table(["workload", "side", *PHASES, "rates"], _each(floor_rows, results))
+        + _table(["workload", "side", "product", *PHASES, "rates"], _each(floor_rows, results))
     )
     return "\n\n".join([*parts, growth_table()]).strip()
 

@@ -71,9 +71,11 @@ class Workload:
 
 CPU = (
     Workload("a", "short answers, 16 tokens", chat=False, completion=16, prompts=16, fixed=True),
-    Workload("b", "chat, answers up to 64 tokens", chat=True, completion=64, prompts=8, long_share=0.2, micro_batch=4),
     Workload(
-        "c", "chat, long tail up to 256 tokens", chat=True, completion=256, prompts=4, long_share=0.1, micro_batch=2
+        "b", "chat, answers up to 64 tokens", chat=True, completion=64, prompts=16, long_share=0.2, micro_batch=4
+    ),
+    Workload(
+        "c", "chat, long tail up to 256 tokens", chat=True, completion=256, prompts=8, long_share=0.1, micro_batch=4
     ),
     Workload("d", "full fine-tuning, critic of its own", chat=False, completion=16, prompts=16, fixed=True, lora=0),
 )

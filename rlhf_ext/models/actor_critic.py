@@ -22,14 +22,14 @@ ACTOR_CRITIC, REFERENCE = "actor_critic", "reference"
 @dataclass
 class ActorCriticOutput(ModelOutput):
     """
-    Per-token outputs of one forward call, aligned with `input_ids[:, 1:]`.
+    Per-token outputs of one forward call: at each input, of the token after it.
 
     Args:
-        log_probs (`torch.Tensor` of shape `(B, L - 1)`):
+        log_probs (`torch.Tensor` of shape `(B, L)`):
             Log-probability of each next token, in nats; zero where it has no label.
-        entropy (`torch.Tensor` of shape `(B, L - 1)`):
+        entropy (`torch.Tensor` of shape `(B, L)`):
             Entropy of the distribution that token was drawn from, in nats.
-        state_values (`torch.Tensor` of shape `(B, L - 1)`):
+        state_values (`torch.Tensor` of shape `(B, L)`):
             Value of the state in which that token was drawn. Not called `values`: an output is a dict, and DeepSpeed
             calls `outputs.values()`.
         aux_loss (`torch.Tensor`, *optional*):
@@ -55,9 +55,9 @@ def add_roles(
 
     Afterwards `model(..., role=...)` returns, for the role
 
-    - `"actor_critic"` (with `labels`): an [`ActorCriticOutput`], in one call as the hooks of DDP, ZeRO and FSDP require;
+    - `"actor_critic"` (with `shift_labels`): an [`ActorCriticOutput`], in one call as hooks of DDP, ZeRO and FSDP require;
     - `"critic"`: the values alone, where the critic does not read the policy's trunk;
-    - `"reference"` (with `labels`): TRL's fused output under the reference's adapter;
+    - `"reference"` (with `shift_labels`): TRL's fused output under the reference's adapter;
     - the name of a reward model's adapter: scores `(B, 1)` as `logits`, read at the last real token.
 
     Without `role` the forward, and so generation, is unchanged. `save_pretrained` does not write what is added.
@@ -94,7 +94,7 @@ def add_roles(
         kept: list[Tensor] = []
         outputs = plain_forward(*args, fused_lm_head=True, states=kept, **kwargs)
         if self.critic.trunk is None and critic_adapter is None:
-            values = self.critic.value_head(kept[0][:, :-1])
+            values = self.critic.value_head(kept[0])
         else:
             values = _critic_values(self, kwargs, switch, critic_adapter)
         return ActorCriticOutput(outputs.log_probs, outputs.entropy, values, outputs.aux_loss)
@@ -118,7 +118,7 @@ def _critic_values(
     else:
         with switch(adapter):
             states = _states(policy.base_model, inputs)
-    return policy.critic.value_head(states[:, :-1])
+    return policy.critic.value_head(states)
 
 
 def _states(trunk: nn.Module, inputs: Mapping[str, Any]) -> Tensor:

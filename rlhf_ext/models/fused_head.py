@@ -8,13 +8,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-CPU_TILE = 4096
-"""Words of the vocabulary that the head takes at a time on a CPU, so that a tile of logits stays in its cache."""
-
 
 def at_labels(model: PreTrainedModel, forward: Callable[..., Any]) -> Callable[..., Any]:
     """
-    A forward call whose fused head projects only the hidden states whose next token has a label.
+    A forward call whose fused head projects only the hidden states that have a label.
 
     TRL does so where it has Triton; elsewhere it projects every position, prompts and padding included, which for a small
     model with a large vocabulary is a quarter of a forward call, and in the backward pass more.
@@ -26,21 +23,21 @@ def at_labels(model: PreTrainedModel, forward: Callable[..., Any]) -> Callable[.
             Its forward call.
 
     Returns:
-        `Callable`: as `forward`. The outputs of a call with `fused_lm_head=True` and `labels` are zero where there is no
-        label. Into a list `states` that is passed it puts the trunk's last hidden states `(B, L, H)`, which the fused head
-        keeps back.
+        `Callable`: as `forward`. The outputs of a call with `fused_lm_head=True` and `shift_labels` `(B, L)`, the token
+        after each input or -100, are zero where there is no label. Into a list `states` that is passed it puts the trunk's
+        last hidden states `(B, L, H)`, which the fused head keeps back.
     """
 
     @functools.wraps(forward)
     def forward_at_labels(
-        *args: Any, labels: Tensor | None = None, states: list[Tensor] | None = None, **kwargs: Any
+        *args: Any, shift_labels: Tensor | None = None, states: list[Tensor] | None = None, **kwargs: Any
     ) -> Any:
-        if labels is None or not kwargs.get("fused_lm_head"):
-            return forward(*args, **kwargs if labels is None else {**kwargs, "labels": labels})
-        scored = labels[:, 1:] != -100
+        if shift_labels is None or not kwargs.get("fused_lm_head"):
+            return forward(*args, **kwargs if shift_labels is None else {**kwargs, "shift_labels": shift_labels})
+        scored = shift_labels != -100
         handle = _hand_over(model.base_model, scored, [] if states is None else states)
         try:
-            outputs = forward(*args, shift_labels=labels[:, 1:][scored][None], **kwargs)
+            outputs = forward(*args, shift_labels=shift_labels[scored][None], **kwargs)
         finally:
             handle.remove()
         outputs.log_probs = _spread(outputs.log_probs, scored)
@@ -56,7 +53,7 @@ def _hand_over(trunk: Any, scored: Tensor, states: list[Tensor]) -> RemovableHan
     def hook(_module: Any, _args: Any, output: Any) -> Any:
         hidden = output.last_hidden_state
         states.append(hidden)
-        output.last_hidden_state = hidden[:, :-1][scored.to(hidden.device)][None]
+        output.last_hidden_state = hidden[scored.to(hidden.device)][None]
         return output
 
     return trunk.register_forward_hook(hook)

@@ -7,6 +7,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from .products import pack
 from .roles import POLICY
 
 
@@ -26,16 +27,23 @@ def merged(model: nn.Module) -> Iterator[None]:
     kept: list[tuple[Linear, Tensor]] = []
     try:
         for layer in mergeable(model):
-            weight = layer.get_base_layer().weight
-            kept.append((layer, weight.data))
-            down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
-            weight.data = torch.addmm(weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
-            layer.merged_adapters.append(POLICY)
+            kept.append((layer, layer.get_base_layer().weight.data))
+            _merge(layer)
         yield
     finally:
         for layer, data in kept:
             layer.get_base_layer().weight.data = data
+            vars(layer.get_base_layer()).pop("packed", None)
             layer.merged_adapters.clear()
+
+
+def _merge(layer: Linear) -> None:
+    base = layer.get_base_layer()
+    down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
+    copy = torch.addmm(base.weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
+    if not pack(base, copy):
+        base.weight.data = copy
+    layer.merged_adapters.append(POLICY)
 
 
 def mergeable(model: nn.Module) -> list[Linear]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..models.fused_head import CPU_TILE
+from ..models.cpu_head import TILE_TOKENS, TILE_WORDS
 from .architecture import Architecture, Parameter
 
 FLOAT32 = 4
@@ -14,10 +14,13 @@ INT64 = 8
 # TRL's ChunkedLogProbFunction (trl/kernels/chunked_logprob.py) works on tiles of that many tokens and, on a GPU, words.
 LM_HEAD_TOKENS = 4096
 LM_HEAD_WORDS = 32768
-# Tiles in float32 that its torch version (without Triton) holds at once: z, z - max and exp in the forward pass; y, z,
-# log p, p, the gradient, two factors of its entropy part and their product in the backward pass, with one tile of bool.
+# Tiles in float32 that its torch version (without Triton) holds beside the logits: z, z - max and exp in the forward pass;
+# y, z, log p, p, the gradient, two factors of its entropy part and their product in the backward pass, with one tile of
+# bool. In float32 the project's own head runs instead, which holds one, and ten numbers a token.
 FORWARD_TILES = 3
 BACKWARD_TILES = 8
+OWN_TILES = 1
+OWN_STATISTICS = 10
 
 # bitsandbytes: parameters smaller than this keep float32 states (min_8bit_size), others have one scale per block.
 SMALL_PARAMETER = 4096
@@ -100,7 +103,8 @@ def zero_optimizer_bytes(parameters: Iterable[Parameter], optimizer: str) -> int
 def lm_head_forward_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, on_gpu: bool) -> int:
     """
     Working memory of TRL's fused LM head in the forward pass: a copy of the hidden states of the scored positions, one
-    tile of logits, and without Triton three more of float32. The `(B, L, V)` logits never exist.
+    tile of logits, and without Triton three more of float32, or one where float32 is computed in. The `(B, L, V)` logits
+    never exist.
 
     Args:
         tokens (`int`):
@@ -119,18 +123,23 @@ def lm_head_forward_bytes(tokens: int, architecture: Architecture, compute: torc
 def lm_head_backward_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, on_gpu: bool) -> int:
     """
     The same in the backward pass, which makes every tile of logits again: the gradient of the hidden states in float32,
-    and tiles; without Triton eight of float32 and one of bool. The gradient of the head's weight is not in it.
+    and tiles; without Triton eight of float32 and one of bool, or two where float32 is computed in, one of which may be
+    words of the weight's gradient instead. The gradient of the head's weight is not in it.
     """
     hidden = tokens * architecture.hidden_size * FLOAT32
     tiles = _tile_bytes(tokens, architecture, compute, on_gpu, BACKWARD_TILES)
-    mask = 0 if on_gpu else _tile_elements(tokens, architecture)
-    return hidden + tiles + mask
+    if not on_gpu and compute == torch.float32:
+        words = min(architecture.vocab_size, TILE_WORDS) * architecture.hidden_size * FLOAT32
+        one = _tile_elements(min(tokens, TILE_TOKENS), architecture) * FLOAT32
+        return hidden + tiles + max(words - one, 0)
+    return hidden + tiles + (0 if on_gpu else _tile_elements(tokens, architecture))
 
 
 def lm_head_saved_bytes(tokens: int, architecture: Architecture, compute: torch.dtype) -> int:
     """
     What the fused LM head saves for the backward pass: the hidden states of the scored positions, and per position the
-    label (int64), the log-normaliser and the entropy (float32).
+    label (int64), the log-normaliser and the entropy (float32). In float32 on a CPU, where its weight is frozen, also the
+    direction of their gradient, which is not in it.
     """
     return tokens * (architecture.hidden_size * compute.itemsize + INT64 + 2 * FLOAT32)
 
@@ -157,13 +166,18 @@ def hidden_bytes(batch: int, length: int, architecture: Architecture) -> int:
 
 def _tile_elements(tokens: int, architecture: Architecture) -> int:
     """Of a tile on a CPU."""
-    return min(tokens, LM_HEAD_TOKENS) * min(architecture.vocab_size, CPU_TILE)
+    return min(tokens, LM_HEAD_TOKENS) * min(architecture.vocab_size, TILE_WORDS)
 
 
 def _tile_bytes(tokens: int, architecture: Architecture, compute: torch.dtype, on_gpu: bool, tiles: int) -> int:
     # A tile is allocated as wide as its limit. On a CPU, what a smaller vocabulary never writes takes no memory.
     if on_gpu:
         return min(tokens, LM_HEAD_TOKENS) * LM_HEAD_WORDS * compute.itemsize
+    if compute == torch.float32:
+        scaled = min(tokens, TILE_TOKENS) * architecture.hidden_size * FLOAT32
+        # Of each token a copy of the label and the running statistics.
+        scaled += tokens * (INT64 + OWN_STATISTICS * FLOAT32)
+        return _tile_elements(min(tokens, TILE_TOKENS), architecture) * (1 + OWN_TILES) * FLOAT32 + scaled
     return _tile_elements(tokens, architecture) * (compute.itemsize + tiles * FLOAT32)
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 import trl.trainer.utils
 from torch import Tensor, nn
+from trl.kernels import ChunkedLogProbFunction
 
-from ..models.fused_head import CPU_TILE
+from ..models.cpu_head import TILE_WORDS, TokenLogProbs
 from ..rollout import Sequences
 
 
@@ -44,10 +45,13 @@ def completion_outputs(
     source = mask.int().argsort(dim=1, descending=True, stable=True)[:, :width]
     input_ids, mask = ids.gather(1, source), mask.gather(1, source)
     labels = input_ids.masked_fill(~mask | (torch.arange(width, device=ids.device) < starts), -100)
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
+    # Nothing is asked after the last token, which is fed only where its choice of experts counts in the loss.
+    labels, fed = nn.functional.pad(labels[:, 1:], (0, 1), value=-100), width if router_logits else width - 1
+    columns = {"input_ids": input_ids, "attention_mask": mask.long(), "shift_labels": labels}
+    inputs: dict[str, Any] = {name: column[:, :fed] for name, column in columns.items()}
     if router_logits:
         inputs["output_router_logits"] = True
-    with head_tiles(ids.device):
+    with cpu_head(ids.device):
         outputs = model(**inputs, **({"fused_lm_head": True} if role is None else {"role": role}))
     # The output that belongs to a token is that at the token before it; those after the end are no one's.
     places = starts - 1 + torch.arange(length, device=ids.device)
@@ -57,21 +61,41 @@ def completion_outputs(
     def at_completions(x: Tensor) -> Tensor:
         return x.gather(1, places.to(x.device)).masked_fill(~is_token.to(x.device), 0)
 
-    columns = {"logprobs": "log_probs", "entropies": "entropy", "values": "state_values"}
-    found = {name: at_completions(outputs[key]) for name, key in columns.items() if key in outputs}
+    names = {"logprobs": "log_probs", "entropies": "entropy", "values": "state_values"}
+    found = {name: at_completions(outputs[key]) for name, key in names.items() if key in outputs}
     return TokenOutputs(**found, aux_loss=outputs.get("aux_loss"))
 
 
 @contextmanager
-def head_tiles(device: torch.device) -> Iterator[None]:
-    """TRL's fused head, which is written for a GPU, takes smaller tiles of the vocabulary on a CPU."""
-    before = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
+def cpu_head(device: torch.device) -> Iterator[None]:
+    """On a CPU, TRL's fused head, which is written for a GPU, computes by [`TokenLogProbs`]."""
+    names, name = vars(trl.trainer.utils), "_ChunkedLogProbFunction"
+    before = names[name]
     if device.type == "cpu":
-        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
+        names[name] = _CPUHead
     try:
         yield
     finally:
-        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = before
+        names[name] = before
+
+
+class _CPUHead:
+    """Called as TRL's function."""
+
+    @staticmethod
+    def apply(
+        hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, _tile: int,
+        softcap: float | None, logit_scale: float, outputs: tuple[str, ...],
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        is_float32 = hidden.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        # ZeRO-3 has the weight only inside TRL's own passes.
+        is_plain = bias is None and softcap is None and not hasattr(weight, "ds_id")
+        if is_float32 and is_plain and set(outputs) <= {"log_probs", "entropy"}:
+            logprobs, entropies = TokenLogProbs.apply(hidden, weight, targets, logit_scale / temperature)
+            return logprobs, entropies, None, None, None
+        return ChunkedLogProbFunction.apply(
+            hidden, weight, bias, targets, temperature, TILE_WORDS, softcap, logit_scale, outputs
+        )
 
 
 def in_chunks(forward: Callable[[Tensor], TokenOutputs], sequences: Sequences, size: int) -> TokenOutputs:

@@ -340,7 +340,10 @@ class PPOTrainer(ResumableTrainer):
             outputs.values, rollout.old_values, rollout.returns, mask, args.value_clip_range, num_tokens
         )
         entropy = entropy_bonus(outputs.entropies, mask, num_tokens)
-        loss = policy.loss + args.vf_coef * value.loss - args.entropy_coef * entropy
+        loss = policy.loss + args.vf_coef * value.loss
+        if args.entropy_coef:
+            # A gradient, also one of zeros, costs the head a pass over the vocabulary.
+            loss = loss - args.entropy_coef * entropy
         if self.aux_loss_enabled:
             # A mean of this micro-batch, not a share of the step.
             micro_batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes

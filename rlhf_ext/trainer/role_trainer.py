@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
+from ..models import products
 from ..models.actor_critic import ACTOR_CRITIC, REFERENCE, add_roles
 from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_model, save_critic
 from ..models.fused_head import at_labels
@@ -107,6 +108,7 @@ class RoleTrainer(MeasuredTrainer):
         for scorer in scorers:
             if isinstance(scorer.model, nn.Module):
                 scorer.model = self._prepare_frozen(scorer.model)
+        products.use_in(self.model, self.ref_model, *(scorer.model for scorer in scorers))
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
         if self.use_vllm:
             sync_policy_only(self.vllm_generation)

@@ -12,7 +12,7 @@ from rlhf_ext.planning import formulas
 from rlhf_ext.planning.architecture import Architecture
 from rlhf_ext.planning.plan import _merged_bytes
 from rlhf_ext.planning.trace import LiveBytes, trace_forward, trace_generation, trace_update
-from rlhf_ext.trainer.forward import head_tiles
+from rlhf_ext.trainer.forward import cpu_head
 from tiny import tiny_config
 
 BATCH, LENGTH = 3, 24
@@ -111,7 +111,7 @@ def test_the_fused_head_takes_what_the_formulas_say(tiny_tokenizer):
     labels = torch.randint(0, 40_000, (BATCH, LENGTH))
     tokens = BATCH * (LENGTH - 1)
     live = LiveBytes([*model.parameters(), states])
-    with live, head_tiles(states.device):
+    with live, cpu_head(states.device):
         outputs = model(input_ids=labels, labels=labels, fused_lm_head=True)
         forward, kept = live.peak, live.live
         live.peak = live.live

@@ -10,8 +10,11 @@ from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import add_fused_lm_head
 
 from rlhf_ext import PPOTrainer
+from rlhf_ext.models import cpu_head, products
+from rlhf_ext.models.cpu_head import TokenLogProbs
 from rlhf_ext.models.fused_head import at_labels
 from rlhf_ext.models.merging import merged
+from rlhf_ext.trainer import generation
 from rlhf_ext.trainer.forward import by_length, group_by_length
 from rlhf_ext.trainer.generation import Sampler, _GrowingLayer, draw
 from tiny import tiny_config
@@ -111,8 +114,10 @@ def test_what_the_sampler_cannot_do_transformers_does(llama, tiny_tokenizer):
     assert torch.equal(found, expected) and sampler.outputs is None
 
 
-def test_draws_have_the_frequencies_of_the_distribution():
+@pytest.mark.parametrize("block", [2, 256])
+def test_draws_have_the_frequencies_of_the_distribution(block, monkeypatch):
     """30000 draws of 5 words, one of which cannot be drawn; five standard errors."""
+    monkeypatch.setattr(generation, "BLOCK", block)
     logits = torch.tensor([1.0, 0.0, -torch.inf, 2.0, -1.0])
     torch.manual_seed(0)
     tokens, logprobs = draw(logits.expand(30000, 5))
@@ -121,6 +126,11 @@ def test_draws_have_the_frequencies_of_the_distribution():
     error = (probabilities * (1 - probabilities) / 30000).sqrt()
     assert found[2] == 0 and ((found - probabilities).abs() <= 5 * error).all()
     torch.testing.assert_close(logprobs, logits.log_softmax(0)[tokens])
+
+
+def test_a_share_of_zero_falls_on_the_first_weight_that_is_not_zero():
+    place, share = generation._invert(torch.tensor([[0.0, 0.5, 1.0]]), torch.zeros(1, 1))
+    assert place.item() == 1 and share.item() == 0
 
 
 def test_a_growing_layer_holds_what_a_list_of_states_holds():
@@ -181,15 +191,15 @@ def test_dora_is_not_merged(llama):
 def test_the_head_at_labels_gives_what_the_whole_head_gives_and_the_same_gradients(some, llama, tiny_tokenizer):
     torch.manual_seed(1)
     ids = torch.randint(3, 200, (3, 9))
-    labels = torch.where(torch.rand(ids.shape) < 0.5, ids, -100) if some else torch.full_like(ids, -100)
+    labels = torch.where(torch.rand(ids.shape) < 0.5, ids.roll(-1, 1), -100) if some else torch.full_like(ids, -100)
     reference = copy.deepcopy(llama)
     states = []
     add_fused_lm_head(llama, temperature=0.7, outputs=("log_probs", "entropy"))
-    outputs = at_labels(llama, llama.forward)(ids, labels=labels, fused_lm_head=True, states=states)
+    outputs = at_labels(llama, llama.forward)(ids, shift_labels=labels, fused_lm_head=True, states=states)
     whole = reference(ids, output_hidden_states=True)
-    logp = (whole.logits[:, :-1] / 0.7).log_softmax(-1)
-    scored = labels[:, 1:] != -100
-    expected = logp.gather(2, ids[:, 1:, None]).squeeze(2) * scored
+    logp = (whole.logits / 0.7).log_softmax(-1)
+    scored = labels != -100
+    expected = logp.gather(2, labels.clamp(min=0)[..., None]).squeeze(2) * scored
     entropy = -(logp.exp() * logp).sum(-1) * scored
     torch.testing.assert_close(outputs.log_probs, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outputs.entropy, entropy, rtol=1e-4, atol=1e-5)
@@ -198,7 +208,115 @@ def test_the_head_at_labels_gives_what_the_whole_head_gives_and_the_same_gradien
     (expected.sin().sum() + entropy.sum()).backward()
     for (name, found), wanted in zip(llama.named_parameters(), reference.parameters(), strict=True):
         if some or found.grad is not None:
-            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """As on a processor where it is faster, for products of any size."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("torch without oneDNN")
+    monkeypatch.setattr(products, "is_faster_here", lambda: True)
+    monkeypatch.setattr(products, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(products, "NARROWEST", 1)
+    calls = []
+    plain = products._by_onednn
+    monkeypatch.setattr(products, "_by_onednn", lambda *args: calls.append(1) or plain(*args))
+    return calls
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_products_by_onednn_have_the_values_and_gradients_of_torchs_own(bias, trained, onednn):
+    """The second derivative too, which a reward function of the user's may take."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(12, 20, bias=bias).requires_grad_(trained)
+    own = copy.deepcopy(layer)
+    products.use_in(own)
+    again = copy.deepcopy(own)
+    results = []
+    for module in (layer, own, again):
+        inputs = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        outputs = module(inputs)
+        (first,) = torch.autograd.grad(outputs.pow(3).sum(), inputs, create_graph=True)
+        (outputs.sin().sum() + first.pow(2).sum()).backward()
+        results.append([outputs, first, inputs.grad, *(p.grad for p in module.parameters() if trained)])
+    assert len(onednn) >= 6 and again.forward.__self__ is again
+    for found in results[1:]:
+        for x, y in zip(found, results[0], strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_products_that_onednn_would_round_or_cannot_do_are_torchs_own(onednn):
+    x, w = torch.randn(4, 6), torch.randn(5, 6)
+    torch.set_float32_matmul_precision("high")
+    try:
+        products.linear(x, w)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        products.linear(x, w)
+    products.linear(x.double(), w.double())
+    assert not onednn
+    products.linear(x, w)
+    assert onednn
+
+
+def test_merged_weights_are_packed_and_gone_afterwards(onednn, tiny_tokenizer):
+    model = get_peft_model(LlamaForCausalLM(tiny_config(tiny_tokenizer)), lora()).eval()
+    ids = torch.randint(3, 200, (3, 9))
+    with torch.no_grad():
+        expected = model(ids).logits
+        products.use_in(model)
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        with merged(model):
+            layer = model.base_model.model.model.layers[0].mlp.down_proj.base_layer
+            assert layer.packed.is_mkldnn
+            found = model(ids).logits
+        again = model(ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+    assert not any("packed" in vars(module) for module in model.modules())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def slow_head(hidden, weight, targets, scale):
+    """Log-probabilities and entropies from all logits, in float64."""
+    logp = (scale * hidden.double() @ weight.double().T).log_softmax(-1)
+    return logp[torch.arange(len(targets)), targets], -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize("trains_weight", [False, True])
+@pytest.mark.parametrize("asks", ["logprobs", "entropies", "both"])
+@pytest.mark.parametrize("scale", [1.0, 1.6])
+def test_the_head_on_a_cpu_gives_what_all_logits_give_and_the_same_gradients(trains_weight, asks, scale, monkeypatch):
+    """Tiles smaller than either side; logits up to 60, which float32 has no exponentials of without the running maximum."""
+    monkeypatch.setattr(cpu_head, "TILE_WORDS", 7)
+    monkeypatch.setattr(cpu_head, "TILE_TOKENS", 4)
+    torch.manual_seed(0)
+    hidden, weight = 4 * torch.randn(10, 6), 4 * torch.randn(31, 6)
+    targets, factors = torch.randint(0, 31, (10,)), torch.randn(2, 10)
+    leaves = [(hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains_weight)) for _ in range(2)]
+    results = [
+        head(*pair, targets, scale) for head, pair in zip((TokenLogProbs.apply, slow_head), leaves, strict=True)
+    ]
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    asked = {"logprobs": [0], "entropies": [1], "both": [0, 1]}[asks]
+    for outputs in results:
+        sum((factors[i] * outputs[i]).sum() for i in asked).backward()
+    for found, expected in zip(*leaves, strict=True):
+        assert (found.grad is None) == (expected.grad is None)
+        if found.grad is not None:
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_with_a_frozen_weight_the_backward_pass_makes_no_logits(monkeypatch):
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4)
+    logprobs, _ = TokenLogProbs.apply(hidden, weight, torch.tensor([0, 5, 8]), 1.0)
+    monkeypatch.setattr(cpu_head, "_to_logits", None)
+    logprobs.sum().backward()
+    assert hidden.grad.any()
 
 
 def test_rows_are_exchanged_within_an_optimizer_step_only():

@@ -90,11 +90,11 @@ def test_rewards_come_as_sequences_by_functions(trainer):
 def test_the_fused_head_gives_logprobs_and_entropy_aligned_with_the_next_token(trainer):
     model = trainer.model
     ids = torch.tensor([[3, 4, 5, 6]])
-    labels = torch.tensor([[-100, -100, 5, 6]])
-    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, role="actor_critic")
+    labels = torch.tensor([[-100, 5, 6, -100]])
+    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), shift_labels=labels, role="actor_critic")
     expected = model(input_ids=ids).logits.log_softmax(-1)
-    assert outputs.log_probs.shape == outputs.entropy.shape == outputs.state_values.shape == (1, 3)
-    torch.testing.assert_close(outputs.log_probs[0, 1:], expected[0, [1, 2], [5, 6]], rtol=1e-5, atol=1e-5)
+    assert outputs.log_probs.shape == outputs.entropy.shape == outputs.state_values.shape == (1, 4)
+    torch.testing.assert_close(outputs.log_probs[0, 1:3], expected[0, [1, 2], [5, 6]], rtol=1e-5, atol=1e-5)
 
 
 def test_the_config_still_refuses_one_generation(tmp_path):
