@@ -6,6 +6,7 @@ Names are loaded on first use, so that `import rlhf_ext` costs neither torch nor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .notices import hide_missing_kernels
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ __all__ = [
     "push",
     "run_program",
 ]
+
+# Before anything of ours imports peft, trl or bitsandbytes.
+hide_missing_kernels()
 
 
 def __getattr__(name: str) -> Any:
