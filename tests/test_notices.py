@@ -10,8 +10,8 @@ import rlhf_ext
 
 LOGGER = "bitsandbytes.backends.cpu.ops"
 NOTICE = (
-    "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure you already `pip install kernels` and "
-    "the kernels >= 0.11.1"
+    "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure you already `pip install kernels` "
+    "and the kernels >= 0.11.1"
 )
 MISSING = ModuleNotFoundError("No module named 'kernels'", name="kernels")
 
