@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .trainer.reward_config import RewardConfig
     from .trainer.reward_trainer import RewardTrainer
     from .trainer.sft_config import SFTConfig
+    from .trainer.sft_trainer import SFTTrainer
 
 _MODULE_OF = {
     "DiagnosticsCallback": ".trainer.callbacks",
@@ -36,6 +37,7 @@ _MODULE_OF = {
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "SFTConfig": ".trainer.sft_config",
+    "SFTTrainer": ".trainer.sft_trainer",
     "auto_beta": ".kl_control",
     "check_saves_weights": ".trainer.launch",
     "diagnose": ".diagnostics",
@@ -57,6 +59,7 @@ __all__ = [
     "RewardConfig",
     "RewardTrainer",
     "SFTConfig",
+    "SFTTrainer",
     "__version__",
     "auto_beta",
     "check_saves_weights",
