@@ -43,7 +43,7 @@ def test_the_model_comes_back_with_the_code_of_its_card(hub, sft, tmp_path):
     assert done.returncode == 0, done.stderr
     card = hub.repos["me/policy"]["README.md"].decode()
     assert {"trl", "rlhf-ext", "sft", "generated_from_trainer"} <= set(ModelCard(card).data.tags)
-    assert "by supervised fine-tuning" in card and "| max_steps | 2 |" in card and f"{tmp_path}" not in card
+    assert "by supervised fine-tuning" in card and r"| max\_steps | 2 |" in card and f"{tmp_path}" not in card
     assert "curves.svg" in hub.repos["me/policy"] and [summary for _, summary in hub.commits] == ["End of training"]
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert torch.equal(logits(run_blocks(card)["model"]), logits(saved))
