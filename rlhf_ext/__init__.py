@@ -6,6 +6,7 @@ Names are loaded on first use, so that `import rlhf_ext` costs neither torch nor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .notices import hide_missing_kernels
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .trainer.reward_config import RewardConfig
     from .trainer.reward_trainer import RewardTrainer
     from .trainer.sft_config import SFTConfig
+    from .trainer.sft_trainer import SFTTrainer
 
 _MODULE_OF = {
     "DiagnosticsCallback": ".trainer.callbacks",
@@ -35,6 +37,7 @@ _MODULE_OF = {
     "RewardConfig": ".trainer.reward_config",
     "RewardTrainer": ".trainer.reward_trainer",
     "SFTConfig": ".trainer.sft_config",
+    "SFTTrainer": ".trainer.sft_trainer",
     "auto_beta": ".kl_control",
     "check_saves_weights": ".trainer.launch",
     "diagnose": ".diagnostics",
@@ -56,6 +59,7 @@ __all__ = [
     "RewardConfig",
     "RewardTrainer",
     "SFTConfig",
+    "SFTTrainer",
     "__version__",
     "auto_beta",
     "check_saves_weights",
@@ -67,6 +71,9 @@ __all__ = [
     "push",
     "run_program",
 ]
+
+# Before anything of ours imports peft, trl or bitsandbytes.
+hide_missing_kernels()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,12 @@ from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    SFTTrainer,
     get_dataset,
     get_peft_config,
     get_quantization_config,
 )
 
-from rlhf_ext import RecipeParser, SFTConfig, check_saves_weights, load_data, push, run_program
+from rlhf_ext import RecipeParser, SFTConfig, SFTTrainer, check_saves_weights, load_data, push, run_program
 
 
 def main() -> None:

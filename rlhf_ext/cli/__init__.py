@@ -9,6 +9,7 @@ from itertools import pairwise
 from ..version import __version__
 from . import check, completions, demo, diagnose, env, migrate, plan, training
 from .exits import errors_as_messages
+from .parser import CommandParser, accept_both_spellings
 
 _EPILOG = """\
 exit status:
@@ -44,12 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="rlhf-ext",
         description="RLHF with PPO for the Hugging Face stack. `rlhf-ext COMMAND --help` says more.",
         epilog=_EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rlhf-ext {__version__}")
     parser.set_defaults(takes_settings=False)
@@ -57,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_commands(commands)
     for module in (demo, plan, check, diagnose, migrate, env, completions):
         module.add_command(commands)
+    accept_both_spellings(parser)
     return parser
 
 

@@ -29,7 +29,6 @@ def add_command(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog="Exit status: 0, or 2 for a shell that is not one of these.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("shell", choices=SHELLS, help="shell to write it for")
     parser.set_defaults(run=run)

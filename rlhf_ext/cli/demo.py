@@ -22,7 +22,6 @@ def add_command(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog="Exit status: 0, or 2 for wrong input, or 130 if it was stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_arguments(parser)
     parser.set_defaults(run=run)

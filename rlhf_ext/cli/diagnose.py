@@ -29,7 +29,6 @@ def add_command(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("path", metavar="PATH", help="log of the run")
     parser.add_argument("--json", action="store_true", help="print plain data")

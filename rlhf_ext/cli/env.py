@@ -31,7 +31,6 @@ def add_command(commands: Any) -> None:
         help="versions and devices of this machine, for a bug report",
         description="Print what is installed here and what it runs on. No token or password is printed.",
         epilog="Exit status: 0.",
-        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print plain data")
     parser.set_defaults(run=run)

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 
@@ -48,14 +49,14 @@ def errors_as_messages(command: str, debug: bool = False, keep_traceback: bool =
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        _end(command, "stopped", INTERRUPTED)
+        end(command, "stopped", INTERRUPTED)
     except Exception as error:
         if debug:
             raise
         message = f"error: {_message(error)}"
         if keep_traceback and not _raised_on_purpose(error):
             message += f"\n(traceback: {_kept(error)})"
-        _end(command, message, WRONG_INPUT if isinstance(error, _INPUT_ERRORS) else FAILED)
+        end(command, message, WRONG_INPUT if isinstance(error, _INPUT_ERRORS) else FAILED)
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -71,6 +72,29 @@ def run_program(main: Callable[[], None]) -> None:
     command = os.environ.get(COMMAND_VARIABLE) or Path(sys.argv[0]).name
     with errors_as_messages(command, os.environ.get(DEBUG_VARIABLE) == "1", keep_traceback=True):
         main()
+
+
+def end(command: str, message: str, status: int, same_everywhere: bool = False) -> NoReturn:
+    """
+    End the process with one message; `rlhf-ext` prints those of a launch, each once.
+
+    Args:
+        command (`str`):
+            What the user called.
+        message (`str`):
+            What to say of it.
+        status (`int`):
+            Exit status.
+        same_everywhere (`bool`, *optional*, defaults to `False`):
+            Whether every process of the run says it: without `rlhf-ext` the first one alone prints it then.
+    """
+    line, rank = f"{command}: {message}", os.environ.get("RANK", "0")
+    folder = os.environ.get(ERRORS_VARIABLE)
+    if folder is not None and Path(folder).is_dir():
+        Path(folder, f"{rank}.json").write_text(json.dumps(line), encoding="utf-8")
+    elif rank == "0" or not same_everywhere:
+        print(line, file=sys.stderr)
+    sys.exit(status)
 
 
 def messages_of(folder: Path) -> list[str]:
@@ -90,16 +114,6 @@ def messages_of(folder: Path) -> list[str]:
     if len(processes) < 2:
         return list(processes)
     return [f"[process {', '.join(map(str, ranks))}] {message}" for message, ranks in processes.items()]
-
-
-def _end(command: str, message: str, status: int) -> None:
-    line = f"{command}: {message}"
-    folder = os.environ.get(ERRORS_VARIABLE)
-    if folder is None or not Path(folder).is_dir():
-        print(line, file=sys.stderr)
-    else:
-        Path(folder, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(line), encoding="utf-8")
-    sys.exit(status)
 
 
 def _message(error: Exception) -> str:

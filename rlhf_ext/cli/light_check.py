@@ -126,6 +126,7 @@ def _pairs(overrides: list[str]) -> dict[str, Any]:
     for part in overrides:
         if part.startswith("--"):
             name, equals, value = part.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
             current = given[name] = [yaml.safe_load(value)] if equals else []
         elif current is None:
             raise ValueError(f"not a setting: {part}. A recipe is given with --config, a value with its --name.")

@@ -21,7 +21,6 @@ def add_command(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("script", metavar="SCRIPT", help="Python file or notebook")
     parser.add_argument("--json", action="store_true", help="print plain data")

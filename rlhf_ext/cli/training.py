@@ -31,7 +31,6 @@ def _add_command(commands: Any, name: str, settings: Settings, summary: str) -> 
         description=settings.to_text(),
         epilog=_EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100, max_help_position=28),
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="RECIPE", help="a recipe of settings: YAML file, or a shipped one by name")
     parser.add_argument(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli.exits import INTERRUPTED, errors_as_messages
+from ..cli.parser import CommandParser, accept_both_spellings
 from .settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run or continue the demo."""
-    parser = argparse.ArgumentParser(prog="python -m rlhf_ext.demo", description=__doc__)
+    parser = CommandParser(prog="python -m rlhf_ext.demo", description=__doc__)
     add_arguments(parser)
+    accept_both_spellings(parser)
     arguments = parser.parse_args(argv)
     with errors_as_messages(parser.prog, keep_traceback=True):
         run_or_continue(arguments)

@@ -74,7 +74,11 @@ class RewardAdapter:
         """
         config = PeftConfig.from_pretrained(self.path, **self.hub_arguments)
         config.modules_to_save, config.inference_mode = None, True
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         policy.add_adapter(name, config)
+        for parameter in trained:
+            # PEFT before 0.21 freezes the adapters that are there together with the one that is added frozen.
+            parameter.requires_grad_(True)
         weights = load_peft_weights(self.path, device="cpu", **self.hub_arguments)
         head = _take_score_head(weights, self.path)
         loaded = set_peft_model_state_dict(policy, weights, adapter_name=name)

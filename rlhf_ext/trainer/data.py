@@ -92,7 +92,8 @@ def _load_file(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict
         raise ValueError(f"dataset_name: the file {str(path)!r} is empty")
     try:
         return load_dataset("json", data_files=str(path), streaming=streaming)
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ValueError) as error:
+        # `datasets` 4 lets the error of the JSON reader through.
         raise ValueError(
             f"dataset_name: {str(path)!r} cannot be read as JSON lines (one object a line, the same columns and types "
             f"in each): {error.__cause__ or error}"

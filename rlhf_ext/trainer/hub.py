@@ -91,8 +91,11 @@ class HubTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository, as [`~transformers.Trainer.init_hf_repo`]."""
+        if private is not None:
+            # transformers before 5.23 takes no such argument; the setting is what it stands for.
+            self.args.hub_private_repo = private
         try:
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(token)
         except _HUB_ERRORS as error:
             name = self.args.hub_model_id or self._model_name
             raise PushError(

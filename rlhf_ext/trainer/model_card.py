@@ -108,7 +108,8 @@ def _introduction(trainer: Any) -> str:
 
 
 def _loading(trainer: Any) -> str:
-    code = loading_code(trainer, trainer._repository, is_peft_model(trainer.model))
+    trusts = trainer.args.trust_remote_code
+    code = loading_code(trainer._repository, is_peft_model(trainer.model), is_chat(trainer), trusts)
     folder = Path(trainer.args.output_dir) / MERGED_FOLDER
     if not folder.is_dir():
         return code
@@ -116,17 +117,18 @@ def _loading(trainer: Any) -> str:
     return f"{code}\n\nThe policy with its adapter merged, which needs no PEFT, is `{merged}`."
 
 
-def loading_code(trainer: Any, repository: str, is_adapter: bool) -> str:
+def loading_code(repository: str, is_adapter: bool, is_chat: bool, trust_remote_code: bool) -> str:
     """
     Python that loads a policy and answers a prompt, as a Markdown block.
 
     Args:
-        trainer ([`PPOTrainer`]): Says whether prompts are conversations.
         repository (`str`): Repository or folder.
         is_adapter (`bool`): Whether it holds an adapter.
+        is_chat (`bool`): Whether prompts are conversations.
+        trust_remote_code (`bool`): Whether the model needs code of its repository.
     """
     quoted = json.dumps(repository)
-    trust = ", trust_remote_code=True" if trainer.args.trust_remote_code else ""
+    trust = ", trust_remote_code=True" if trust_remote_code else ""
     loader = "AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM"
     imports = (
         "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n"
@@ -137,7 +139,7 @@ def loading_code(trainer: Any, repository: str, is_adapter: bool) -> str:
         'messages = [{"role": "user", "content": "Why is the sky blue?"}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)\n'
-        if _is_chat(trainer)
+        if is_chat
         else 'inputs = tokenizer("The sky is", return_tensors="pt")\n'
     )
     return (
@@ -150,7 +152,8 @@ def loading_code(trainer: Any, repository: str, is_adapter: bool) -> str:
     )
 
 
-def _is_chat(trainer: Any) -> bool:
+def is_chat(trainer: Any) -> bool:
+    """Whether the prompts of a PPO run are conversations."""
     prompts = trainer._logs["prompt"]
     return bool(prompts) and not isinstance(prompts[-1], str)
 

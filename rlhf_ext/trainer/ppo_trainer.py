@@ -84,7 +84,8 @@ class PPOTrainer(ResumableTrainer):
             initial state is the reference.
         reward_funcs (`str`, [`~transformers.PreTrainedModel`], callable, or a list of them):
             Reward models (Hub id, folder, or sequence classifier with one label) and Python functions in TRL's sense;
-            their scores are added with `args.reward_weights`.
+            their scores are added with `args.reward_weights`. A function that raises is called again sample by sample, for
+            the error to name the one.
         args ([`PPOConfig`], *optional*):
             Settings.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import yaml
 from trl import ModelConfig, TrlParser
 
-from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT
+from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT, end
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -85,16 +85,15 @@ class RecipeParser(TrlParser):
     ) -> tuple[Namespace, list[str]]:
         """Parse as `argparse` does, before any settings class is made; what it does not know is refused."""
         namespace, unknown = super().parse_known_args(args, namespace)
-        self._refuse_unknown([item.removeprefix("--").split("=")[0] for item in unknown if item.startswith("--")])
+        names = [item.removeprefix("--").split("=")[0] for item in unknown if item.startswith("--")]
+        self._refuse_unknown([name.replace("-", "_") for name in names])
         if unknown:
             self.error(f"not a setting: {' '.join(unknown)}. A recipe is given with --config, a value with its --name")
         return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End with one sentence, which of several processes the first one says."""
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{self.prog}: error: {message}", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
+        """End with one sentence, which several processes say once."""
+        end(self.prog, f"error: {message}", WRONG_INPUT, same_everywhere=True)
 
     def _check_recipe(self, following: list[str]) -> None:
         if not following:

@@ -41,7 +41,7 @@ from .control import restored_controller, save_controller
 from .hub import Card, HubTrainer
 from .interruption import SaveOnSigterm
 from .levers import Levers
-from .model_card import loading_code, ppo_card
+from .model_card import is_chat, loading_code, ppo_card
 from .nonfinite import StopOnceSaved
 from .out_of_memory import in_phase
 from .probe import Probe
@@ -218,7 +218,7 @@ class ResumableTrainer(HubTrainer, RoleTrainer):
         return ppo_card(self)
 
     def _loading_code(self, repository: str) -> str:
-        return loading_code(self, repository, is_adapter=False)
+        return loading_code(repository, False, is_chat(self), self.args.trust_remote_code)
 
     # ---- Restoring --------------------------------------------------------------------------------------------------
 

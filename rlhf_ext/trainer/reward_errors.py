@@ -19,6 +19,12 @@ def call_or_explain(function: Callable[..., Any], name: str, inputs: dict[str, A
     """
     What the function returns; where it raises, the error names the function and the sample.
 
+    To find the sample, the function is called again, with one sample at a time and in their order, up to the first on
+    which it raises the same. That costs at most the batch once more, one call a sample, before the run ends; what the
+    function does beside returning (a file, a counter, a paid call) happens again. Halving the batch would take fewer calls,
+    but could not tell a sample that raises on its own from one that does so only beside others. A function that could not
+    be called with these columns at all is not called again.
+
     Args:
         function (`Callable`): Reward function in TRL's sense.
         name (`str`): Its name.
@@ -32,7 +38,8 @@ def call_or_explain(function: Callable[..., Any], name: str, inputs: dict[str, A
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        guilty = next((i for i, one in _one_by_one(inputs) if _raises(function, one, type(error))), None)
+        samples = _one_by_one(inputs) if _was_entered(error) else ()
+        guilty = next((i for i, one in samples if _raises(function, one, type(error))), None)
         raise RewardFunctionError(_message(name, inputs, error, guilty)) from error
 
 
@@ -43,7 +50,7 @@ async def await_or_explain(function: Callable[..., Any], name: str, inputs: dict
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        for i, one in _one_by_one(inputs):
+        for i, one in _one_by_one(inputs) if _was_entered(error) else ():
             try:
                 await function(**one)
             except type(error):
@@ -51,6 +58,11 @@ async def await_or_explain(function: Callable[..., Any], name: str, inputs: dict
             except Exception:
                 continue
         raise RewardFunctionError(_message(name, inputs, error, None)) from error
+
+
+def _was_entered(error: Exception) -> bool:
+    """Whether it was raised inside the function, and not by the call."""
+    return len(traceback.extract_tb(error.__traceback__)) > 1
 
 
 def _raises(function: Callable[..., Any], inputs: dict[str, Any], kind: type[Exception]) -> bool:
@@ -78,13 +90,13 @@ def _ignore(*_: Any, **__: Any) -> None:
 
 
 def _message(name: str, inputs: dict[str, Any], error: Exception, guilty: int | None) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
     raised = f"The reward function {name!r} raised {type(error).__name__}: {error}"
-    if len(frames) == 1:
+    if not _was_entered(error):
         return (
             f"{raised}. It is called as function(prompts=..., completions=..., completion_ids=..., and the columns of the "
             "dataset): let it take those that it needs by name, and the others as **kwargs."
         )
+    frames = traceback.extract_tb(error.__traceback__)
     start = f"{raised} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
     count = len(inputs["completions"])
     if guilty is None:

@@ -304,4 +304,7 @@ def test_a_policy_adapter_loads_with_peft_alone(tiny_policy_path, tiny_tokenizer
     with torch.no_grad():
         torch.testing.assert_close(policy(ids).logits, trainer.model.eval()(ids).logits, rtol=1e-5, atol=1e-5)
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny_tokenizer.chat_template
-    assert GenerationConfig.from_pretrained(out).eos_token_id == tiny_tokenizer.eos_token_id
+    assert GenerationConfig.from_pretrained(out).eos_token_id in (
+        tiny_tokenizer.eos_token_id,
+        [tiny_tokenizer.eos_token_id],
+    )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_ext.trainer import reward_functions
+from rlhf_ext.trainer.reward_errors import RewardFunctionError, call_or_explain
 from rlhf_ext.trainer.reward_functions import as_reward_function, unique_names
 
 
@@ -79,3 +80,26 @@ def test_every_reward_model_has_its_own_metrics_also_one_given_twice(
 def test_the_name_of_a_reward_model_is_its_folder(given, name, tiny_reward_path, tiny_tokenizer, ppo_config):
     function = as_reward_function(given.format(tiny_reward_path), None, tiny_tokenizer, ppo_config())
     assert function.__name__ == name.format(tiny_reward_path).removeprefix("/")
+
+
+def test_a_function_that_raises_is_called_again_up_to_the_guilty_sample_and_one_that_cannot_be_called_is_not():
+    calls = []
+
+    def raises_on_c(completions, **_):
+        calls.append(completions)
+        return [1 / (text != "c") for text in completions]
+
+    columns = {"prompts": list("wxyz"), "completions": list("abcd")}
+    with pytest.raises(RewardFunctionError, match=r"on sample 2 of 4 .*prompt 'y', completion 'c'"):
+        call_or_explain(raises_on_c, "f", columns)
+    assert calls == [["a", "b", "c", "d"], ["a"], ["b"], ["c"]]
+
+    class NoColumns:
+        called = 0
+
+        def __call__(self, completions):
+            NoColumns.called += 1
+
+    with pytest.raises(RewardFunctionError, match=r"unexpected keyword argument 'prompts'.*others as \*\*kwargs"):
+        call_or_explain(NoColumns(), "f", columns)
+    assert NoColumns.called == 0
