@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom."""
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -39,14 +40,16 @@ def run(path, folder, monkeypatch, **parameters):
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory, tiny_tokenizer):
-    """A model whose rows are as long as a block of four-bit weights."""
+    """A model whose rows are as long as a block of four-bit weights, and whose tokenizer pads with EOS, as SmolLM2's."""
     import torch
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
     folder = str(tmp_path_factory.mktemp("tiny") / "model")
     LlamaForCausalLM(tiny_config(tiny_tokenizer, hidden_size=64, intermediate_size=128)).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -55,15 +58,23 @@ def text_of(notebook):
     return "\n".join(output.get("text") or str(output.get("data", "")) for output in outputs)
 
 
+def noise_of(notebook):
+    return [
+        output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, model_path):
     parameters = dict(SMALL[path.stem])
     if "02" not in path.stem:
-        parameters["MODEL"] = model_path
-    shown = text_of(run(path, tmp_path, monkeypatch, **parameters))
+        parameters |= {"MODEL": model_path, "PAD_TOKEN": "<pad>"}
+    notebook = run(path, tmp_path, monkeypatch, **parameters)
+    shown = text_of(notebook)
     assert 'class="rollouts"' in shown
     assert "'objective/score'" not in shown
+    assert noise_of(notebook) == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
