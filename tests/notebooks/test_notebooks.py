@@ -2,10 +2,12 @@
 
 import copy
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tiny import tiny_config
 
@@ -31,6 +33,8 @@ def run(path, folder, monkeypatch, **parameters):
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     # Of `!rlhf-ext`, which is installed beside this interpreter.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")  # DeepSpeed, which 01 and 02 do not install, says so otherwise.
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
@@ -41,7 +45,6 @@ def run(path, folder, monkeypatch, **parameters):
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory, tiny_tokenizer):
     """A model whose rows are as long as a block of four-bit weights, and whose tokenizer pads with EOS, as SmolLM2's."""
-    import torch
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -59,9 +62,15 @@ def text_of(notebook):
 
 
 def noise_of(notebook):
-    return [
-        output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
+    """What libraries say on the side; `!` lets a program's stderr into stdout."""
+    printed = [
+        (output.name, line)
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream"
+        for line in output.text.splitlines()
     ]
+    return [line for name, line in printed if name == "stderr" or re.search("WARNING|Warning|Failed", line)]
 
 
 @pytest.mark.slow
