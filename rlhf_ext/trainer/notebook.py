@@ -12,7 +12,7 @@ from .progress import BETA, CRITIC, ENTROPY, SCORE, TARGET, Logs, evaluation_lin
 
 SHOWN_ROWS = 8
 STYLE = """<style>
-.rollouts { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 8px; max-width: 1100px; }
+.rollouts { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 8px; max-width: 1100px; }
 .rollouts figcaption { font-size: 12px; } .rollouts figure { margin: 0; }
 .rollouts svg { width: 100%; height: auto; }
 .rollouts .grid { stroke: #8884; } .rollouts .tick { fill: #888; font-size: 14px; }
