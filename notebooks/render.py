@@ -104,8 +104,9 @@ def page(notebook: NotebookNode, name: str) -> str:
     for cell in shown.cells:
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
-                # An empty line would end a block of HTML.
-                output.data["text/html"] = re.sub(r"\n\s*\n", "\n", output.data["text/html"].strip())
+                # HTML ends for Markdown at an empty line, and after a whole element, where what is indented is code.
+                lines = re.sub(r"\n\s*\n", "\n", output.data["text/html"].strip())
+                output.data["text/html"] = f"<div>\n{lines}\n</div>"
     body, _ = MarkdownExporter(template_file=str(HERE / "page.md.j2")).from_notebook_node(shown)
     note = (
         f"*Run from top to bottom on two CPU cores. To run it yourself: [{name}.ipynb](../../notebooks/{name}.ipynb).*"
