@@ -102,6 +102,9 @@ def page(notebook: NotebookNode, name: str) -> str:
     """
     shown = nbformat.from_dict(notebook)
     for cell in shown.cells:
+        if cell.cell_type == "code":
+            # Of a bar that was taken away when it was full.
+            cell.outputs = [each for each in cell.outputs if each.get("data", {}).get("text/html") != ""]
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 # HTML ends for Markdown at an empty line, and after a whole element, where what is indented is code.
