@@ -135,7 +135,7 @@ class TestNotebook:
         from transformers.utils.notebook import NotebookProgressCallback
 
         monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
-        args = ppo_config(disable_tqdm=False, logging_steps=1)
+        args = ppo_config(disable_tqdm=False, beta=0.1, max_steps=24)
         trainer = PPOTrainer(tiny_policy_path, lambda completions, **_: [1.0] * len(completions), args, prompts)
         trainer.train()
         (line,) = re.findall(r"<summary>(WARN X14 .*?)</summary>(.*?)</details>", shown[-1])
