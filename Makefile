@@ -1,4 +1,4 @@
-# make demo | test | check | fast | format | docs | docs-serve | bench | bench-gpu | lowest | newest | audit | clean
+# make demo | test | check | fast | format | docs | docs-serve | notebooks | bench | bench-gpu | lowest | newest | audit | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ BENCH_ARGS ?=
 OTHER_VENV ?= .venv-trl112
 SPEED = $(BIN)/python -m benchmarks.speed
 
-.PHONY: demo test fast check format format-check lint types docs docs-serve bench bench-gpu clean
+.PHONY: demo test fast check format format-check lint types docs docs-serve notebooks bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rlhf_ext.demo $(DEMO_ARGS)
@@ -44,6 +44,13 @@ docs: $(VENV)/.docs
 
 docs-serve: $(VENV)/.docs
 	$(MKDOCS) serve
+
+# Half an hour on two cores. NOTEBOOKS names those that are wanted; NOTEBOOKS=--reuse takes the outputs of the last time, for
+# changed prose.
+NOTEBOOKS ?=
+
+notebooks: $(VENV)/.dev
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python notebooks/render.py $(NOTEBOOKS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import warnings
 from typing import Any
 
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         overrides (`list[str]`):
             Settings of the recipe on the command line.
     """
+    # On import it says which fast kernels it lacks; nothing is computed here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ..planning.advice import changes_that_help
     from ..planning.plan import plan_memory
     from ..planning.table import as_data, as_text

@@ -55,6 +55,27 @@ class Texts(NamedTuple):
     samples: tuple[Sample, ...]
 
 
+class Notice(NamedTuple):
+    """
+    What is said of a finding or an action while training.
+
+    Args:
+        key (`str`): What it is about; a later notice with the same key tells more of it.
+        title, text (`str`): What happened, and what it means. `text` may be empty.
+        level (`int`): As in `logging`.
+    """
+
+    key: str
+    title: str
+    text: str
+    level: int
+
+
+def log_notice(notice: Notice) -> None:
+    """Say it in a line of the log."""
+    logger.log(notice.level, f"{notice.title}. {notice.text}".rstrip())
+
+
 class DiagnosticsCallback(TrainerCallback):
     """
     Reads the log of an online trainer as it is written, and says what is wrong, why, and which setting to change: a line
@@ -78,6 +99,8 @@ class DiagnosticsCallback(TrainerCallback):
     Attributes:
         diagnostics ([`~rlhf_ext.diagnostics.Diagnostics`], *optional*):
             The engine, on the main process and once training has begun.
+        say (`Callable[[Notice], None]`):
+            Where findings and actions are shown: lines of the log, unless a display takes them.
     """
 
     def __init__(
@@ -87,6 +110,7 @@ class DiagnosticsCallback(TrainerCallback):
     ) -> None:
         self.trainer = trainer
         self.apply = apply
+        self.say: Callable[[Notice], None] = log_notice
         self.remediation = Remediation()
         self.diagnostics: Diagnostics | None = None
         self._rollouts: LiveRollouts | None = None
@@ -170,7 +194,7 @@ class DiagnosticsCallback(TrainerCallback):
         events = self.diagnostics.observe(record)
         self._write(record_line(record), *self._probe_lines(step), *map(event_line, events))
         for event in events:
-            announce(event, args.report_to)
+            announce(event, args.report_to, self.say)
         return self.remediation.decide(self.diagnostics) if self.apply is not None else []
 
     def _read_texts(self) -> "Texts | None":
@@ -202,7 +226,8 @@ class DiagnosticsCallback(TrainerCallback):
         result = self.apply(action, control)
         if self.diagnostics is not None:
             self._note(action, step, result)
-            logger.warning(f"{action.mode} at step {step}, {action.lever}: {result} ({action.reason})")
+            title = f"{action.mode} at step {step}, {action.lever}: {result} ({action.reason})"
+            self.say(Notice(f"{action.mode} {action.lever}", title, "", logging.WARNING))
 
     @_never_ends_the_run
     def note_left_out(self, step: int, reason: str, result: str) -> None:
@@ -311,19 +336,18 @@ def answer_text(completion: Any) -> str:
     return "\n".join(str(message.get("content") or "") for message in completion)
 
 
-def announce(event: Event, report_to: list[str]) -> None:
-    """A line in the log, and from WARN on an alert in the tracker."""
+def announce(event: Event, report_to: list[str], say: Callable[[Notice], None] = log_notice) -> None:
+    """A notice, and from WARN on an alert in the tracker."""
     finding = event.finding
     cures = [cause for cause in finding.causes if cause.check != "refuted"]
     title = f"{finding.mode} {finding.title}"
+    level = level_of(finding.severity)
     if event.kind == "closed":
-        logger.log(level_of(finding.severity), f"{title}: over at step {event.step}.")
+        say(Notice(finding.mode, f"{title}: over at step {event.step}", "", level))
         return
     seen = f"{finding.confidence} " if finding.confidence else ""
     text = f"{finding.summary} {seen}" + (f"Most likely: {cures[0].why} Cure: {cures[0].remedy}" if cures else "")
-    logger.log(
-        level_of(finding.severity), f"{finding.severity.name} {title} ({event.kind} at step {event.step}). {text}"
-    )
+    say(Notice(finding.mode, f"{finding.severity.name} {title} ({event.kind} at step {event.step})", text, level))
     if finding.severity < Severity.WARN:
         return
     try:

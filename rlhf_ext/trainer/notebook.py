@@ -1,5 +1,6 @@
-"""A run in a notebook: one table of its latest rollouts, and small plots."""
+"""A run in a notebook: what was found, one table of its latest rollouts, and small plots."""
 
+import logging
 import math
 from html import escape
 from typing import Any
@@ -8,11 +9,12 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.notebook import NotebookProgressCallback, NotebookTrainingTracker, html_progress_bar
 
 from ..diagnostics.plots import plot
+from .callbacks import Notice, log_notice
 from .progress import BETA, CRITIC, ENTROPY, SCORE, TARGET, Logs, evaluation_line, kl_name
 
 SHOWN_ROWS = 8
 STYLE = """<style>
-.rollouts { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 8px; max-width: 1100px; }
+.rollouts { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 8px; max-width: 1100px; }
 .rollouts figcaption { font-size: 12px; } .rollouts figure { margin: 0; }
 .rollouts svg { width: 100%; height: auto; }
 .rollouts .grid { stroke: #8884; } .rollouts .tick { fill: #888; font-size: 14px; }
@@ -23,7 +25,7 @@ STYLE = """<style>
 
 class RolloutsTracker(NotebookTrainingTracker):
     """
-    The progress bar, the table and the plots, in one output that is updated in place.
+    The progress bar, the findings, the table and the plots, in one output that is updated in place.
 
     Args:
         num_steps (`int`): Optimizer steps of the run.
@@ -36,6 +38,7 @@ class RolloutsTracker(NotebookTrainingTracker):
         self.kl = kl
         self.rows: list[tuple[int, Logs]] = []
         self.evaluation = ""
+        self.notices: dict[str, Notice] = {}
         self._rollouts = ""
 
     def add(self, rows: list[tuple[int, Logs]]) -> None:
@@ -55,11 +58,20 @@ class RolloutsTracker(NotebookTrainingTracker):
 
         bar = html_progress_bar(self.value or 0, self.total, self.prefix, self.label or "", self.width)
         child = self.child_bar.html_code if self.child_bar is not None else ""
-        self.html_code = STYLE + bar + self._rollouts + f"<p>{escape(self.evaluation)}</p>" + child
+        self.html_code = STYLE + bar + self._notices() + self._rollouts + f"<p>{escape(self.evaluation)}</p>" + child
         if self.output is None:
             self.output = display(HTML(self.html_code), display_id=True)
         else:
             self.output.update(HTML(self.html_code))
+
+    def _notices(self) -> str:
+        """A line for each thing that was said, with the rest of it folded away."""
+        return "".join(
+            f"<details><summary>{escape(notice.title)}</summary>{escape(notice.text)}</details>"
+            if notice.text
+            else f"<p>{escape(notice.title)}</p>"
+            for notice in self.notices.values()
+        )
 
     def _columns(self) -> dict[str, str]:
         """Of the titles the names in the log, those that the latest row has."""
@@ -111,9 +123,22 @@ def _number(value: Any) -> str:
 
 
 class NotebookRolloutsCallback(NotebookProgressCallback):
-    """One table of the latest rollouts with plots of score, KL against its target, entropy and critic."""
+    """Findings, one table of the latest rollouts, and plots of score, KL against its target, entropy and critic."""
 
-    training_tracker: RolloutsTracker | None
+    training_tracker: RolloutsTracker | None = None
+
+    def say(self, notice: Notice) -> None:
+        """
+        Show a notice of the diagnostics above the table, in the place of an earlier one on the same.
+
+        Args:
+            notice ([`Notice`]): The notice; below a warning it is not shown.
+        """
+        if self.training_tracker is None:
+            log_notice(notice)
+        elif notice.level >= logging.WARNING:
+            self.training_tracker.notices[notice.key] = notice
+            self.training_tracker.display()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

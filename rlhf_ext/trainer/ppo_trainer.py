@@ -212,8 +212,8 @@ class PPOTrainer(ResumableTrainer):
         self._step_tokens = torch.ones(())
         self._init_measurements()
         self._probe = Probe(quality_fn, held_out(eval_dataset), args) if wants_probe(quality_fn, args) else None
-        show_rollouts(self)
         self._init_diagnostics()
+        show_rollouts(self)
         self._init_resuming(critic, name)
 
     # ---- Collecting -------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ def show_rollouts(trainer: Trainer) -> None:
     Put a display of rollouts in the place of the one that a trainer has by default: a progress bar with four numbers, or
     in a notebook one table with small plots. With `disable_tqdm=True` every log stays a printed line, and a display that
     the user passed stays too.
+
+    The display in a notebook takes the notices of the diagnostics too.
     """
     for shown in trainer.callback_handler.callbacks:
         if type(shown) is ProgressCallback:
@@ -36,7 +38,9 @@ def show_rollouts(trainer: Trainer) -> None:
             # It and its parent import IPython.
             from .notebook import NotebookRolloutsCallback
 
-            replacement = NotebookRolloutsCallback()
+            replacement = notebook = NotebookRolloutsCallback()
+            if (diagnostics := getattr(trainer, "diagnostics", None)) is not None:
+                diagnostics.say = notebook.say
         else:
             continue
         trainer.remove_callback(shown)

@@ -1,11 +1,13 @@
 """What is shown while a run trains."""
 
+import logging
 import re
 
 import pytest
 from transformers import PrinterCallback, ProgressCallback
 
 from rlhf_ext import PPOTrainer
+from rlhf_ext.trainer.callbacks import Notice
 from rlhf_ext.trainer.progress import (
     RolloutProgressCallback,
     evaluation_line,
@@ -126,3 +128,36 @@ class TestNotebook:
         assert shown[-1].count("<tr>") == 1 + 8
         assert "<tr><td>10</td>" in shown[-1]
         assert "<tr><td>2</td>" not in shown[-1]
+
+    def test_a_finding_is_a_line_of_the_display_and_not_of_the_log(
+        self, shown, ppo_config, tiny_policy_path, prompts, monkeypatch, caplog
+    ):
+        from transformers.utils.notebook import NotebookProgressCallback
+
+        monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+        args = ppo_config(disable_tqdm=False, beta=0.1, max_steps=24)
+        trainer = PPOTrainer(tiny_policy_path, lambda completions, **_: [1.0] * len(completions), args, prompts)
+        trainer.train()
+        (line,) = re.findall(r"<summary>(WARN X14 .*?)</summary>(.*?)</details>", shown[-1])
+        assert re.search(r"\(opened at step \d+\)$", line[0]) and "Cure: " in line[1]
+        assert not [message for message in caplog.messages if "X14" in message]
+
+    def test_the_latest_notice_on_a_thing_stands_for_those_before_it(self, shown, caplog):
+        from rlhf_ext.trainer.notebook import NotebookRolloutsCallback, RolloutsTracker
+
+        callback = NotebookRolloutsCallback()
+        callback.say(Notice("M1", "before the run", "", logging.WARNING))
+        assert caplog.messages == ["before the run."]
+        callback.training_tracker = RolloutsTracker(10, "kl/ref")
+        for notice in (
+            Notice("M1", "WARN M1 <drift>", "KL & score.", logging.WARNING),
+            Notice("M2", "INFO M2", "", logging.INFO),
+            Notice("M3", "M3: over at step 3", "", logging.WARNING),
+            Notice("M1", "CRITICAL M1", "More KL.", logging.WARNING),
+        ):
+            callback.say(notice)
+        assert "&lt;drift&gt;</summary>KL &amp; score." in shown[0]
+        last = shown[-1]
+        assert "drift" not in last and "INFO M2" not in last
+        assert last.index("<summary>CRITICAL M1</summary>More KL.") < last.index("<p>M3: over at step 3</p>")
+        assert caplog.messages == ["before the run."]
