@@ -31,20 +31,26 @@ def length(completions: list[str], **_: Any) -> list[float]:
 
 
 class Timed:
-    """CPU seconds spent in the callback, call by call, and when each call ended."""
+    """CPU seconds spent in the callback, log by log, and when each log ended. Words are read when a step ends."""
 
     def __init__(self, callback: DiagnosticsCallback) -> None:
-        self.seconds: list[float] = []
+        self.seconds = [0.0]
         self.ends: list[float] = []
-        on_log = callback.on_log
+        for hook in ("on_step_end", "on_log"):
+            setattr(callback, hook, self._timed(getattr(callback, hook), hook == "on_log"))
 
-        def timed(*args: Any, **kwargs: Any) -> None:
+    def _timed(self, hook: Any, ends_rollout: bool) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.process_time()
-            on_log(*args, **kwargs)
-            self.ends.append(time.process_time())
-            self.seconds.append(self.ends[-1] - start)
+            result = hook(*args, **kwargs)
+            end = time.process_time()
+            self.seconds[-1] += end - start
+            if ends_rollout:
+                self.ends.append(end)
+                self.seconds.append(0.0)
+            return result
 
-        callback.on_log = timed  # type: ignore[method-assign]
+        return timed
 
 
 def main() -> None:
@@ -69,10 +75,10 @@ def main() -> None:
         trainer.train()
     # The last call is the line about the whole run, and the first rollout pays for what is done once.
     rollouts = [later - earlier for earlier, later in zip(timed.ends[:-2], timed.ends[1:-1], strict=True)]
-    shares = [own / whole for own, whole in zip(timed.seconds[1:-1], rollouts, strict=True)]
+    shares = [own / whole for own, whole in zip(timed.seconds[1:-2], rollouts, strict=True)]
     print(
         f"{len(rollouts)} rollouts of {SIZE} x {options.tokens} tokens: {statistics.median(rollouts):.1f} CPU s each, "
-        f"{1e3 * statistics.median(timed.seconds[1:-1]):.1f} ms of them the diagnostics: a share of "
+        f"{1e3 * statistics.median(timed.seconds[1:-2]):.1f} ms of them the diagnostics: a share of "
         f"{statistics.median(shares):.5f} (median; largest {max(shares):.5f}; bar {BAR})"
     )
 

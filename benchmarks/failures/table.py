@@ -15,7 +15,7 @@ from .labels import Label, critic_is_measured, is_healthy, label
 from .recipes import RECIPES
 from .replay import VERDICTS
 from .stored import read_rows
-from .verdicts import READERS, Verdict, load
+from .verdicts import READERS, WITHOUT_RULE, Verdict, load
 
 MODES = {
     "M1": "drift",
@@ -87,14 +87,19 @@ def recall_table(runs: list[Result]) -> str:
     readers = (*READERS, NO_PROBE)
     lines = ["| runs | " + " | ".join(readers) + " |", "|---" * (len(readers) + 1) + "|"]
 
-    def add(title: str, chosen: list[Result], holds: Callable[[Verdict], bool]) -> None:
-        cells = [share(sum(holds(run.verdicts[reader]) for run in chosen), len(chosen)) for reader in readers]
+    def add(title: str, chosen: list[Result], holds: Callable[[Verdict], bool], mode: str = "") -> None:
+        cells = [
+            "no rule"
+            if mode in WITHOUT_RULE.get(reader, ())
+            else share(sum(holds(run.verdicts[reader]) for run in chosen), len(chosen))
+            for reader in readers
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
 
     for mode, name in MODES.items():
         having = [run for run in runs if mode in run.labels]
         if having:
-            add(f"{mode} {name}", having, lambda v, mode=mode: warned(v, mode))  # type: ignore[misc]
+            add(f"{mode} {name}", having, lambda v, mode=mode: warned(v, mode), mode)  # type: ignore[misc]
     healthy = [run for run in runs if run.healthy]
     plain = [run for run in healthy if RECIPES[run.recipe].intent == "healthy"]
     hard = [run for run in healthy if RECIPES[run.recipe].intent == "hard-negative"]

@@ -93,6 +93,10 @@ FIXED: tuple[tuple[str, str, Callable[[float], bool], int], ...] = (
 """Mode, metric, threshold, rollouts in a row: the defaults of the tools named."""
 
 
+WITHOUT_RULE = {"fixed thresholds": {"M3"}, "plain Mann-Kendall": {"X1", "X2", "X3", "X10", "X14"}}
+"""Modes of which a baseline here says nothing. (rl-doctor has a rule of its own for hacking, which is not among these.)"""
+
+
 def fixed_thresholds(settings: RunSettings, records: list[Record]) -> Verdict:
     """Thresholds as other tools ship them."""
     alarms = {mode: _lasting(records, name, holds, times) for mode, name, holds, times in FIXED}

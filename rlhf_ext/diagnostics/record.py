@@ -55,7 +55,7 @@ METRICS: dict[str, Metric] = {
     "lr_critic": Metric("1", "learning rate of the critic"),
     "adv_std": Metric("score", "spread of the advantages before whitening"),
     "rollout_gap": Metric("nats/token", "log-probability difference between the engine that samples and the trainer"),
-    "distinct2": Metric("1", "share of distinct word pairs in the completions of a fixed set of prompts"),
+    "distinct2": Metric("1", "share of distinct word pairs in the completions"),
     "dup_frac": Metric("1", "share of completions that stand under another prompt too"),
     "rep4": Metric("1", "share of repeated word 4-grams within a completion"),
     "nonfinite": Metric("count", "numbers that should have been finite and were not"),

@@ -169,7 +169,12 @@ class Truncation(Detector):
 
     def note(self, history: History) -> None:
         if self._first is None:
-            self._first = history.now("trunc_rate")
+            self._first = self._share(history)
+
+    @staticmethod
+    def _share(history: History) -> float | None:
+        cut, eos = history.now("trunc_rate"), history.now("eos_rate")
+        return 1 - eos if cut is None and eos is not None else cut
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"first": self._first}
@@ -185,14 +190,10 @@ class Truncation(Detector):
         )
 
     def _cut(self, history: History) -> Verdict | None:
-        eos = history.now("eos_rate")
-        share = (
-            history.now("trunc_rate") if history.now("trunc_rate") is not None else None if eos is None else 1 - eos
-        )
-        if share is None or share <= self.config.some:
+        share = self._share(history)
+        if share is None or self._first is None or share <= self.config.some:
             return None
-        starts_cut = self._first is None or self._first >= self.config.all
-        fixed_length = starts_cut and not history.settings.missing_eos_penalty
+        fixed_length = self._first >= self.config.all and not history.settings.missing_eos_penalty
         warn = share > self.config.many and not fixed_length
         return Verdict(
             Severity.WARN if warn else Severity.INFO,

@@ -230,6 +230,14 @@ def test_texts_of_fixed_length_stay_no_warning_once_more_of_them_end(rollouts):
     assert "X10" not in modes(watch({name: values[:rollouts] for name, values in columns.items()})[1])
 
 
+@pytest.mark.parametrize(("eos", "warns"), [(0.5, True), (0.0, False)])
+def test_a_log_that_counts_endings_alone_is_read_as_one_that_counts_cuts(eos, warns):
+    columns = healthy()
+    set_to("eos_rate", eos)(columns)
+    del columns["trunc_rate"]
+    assert ("X10" in modes(watch(columns)[1])) == warns
+
+
 def test_endings_that_get_lost():
     columns = healthy()
     columns["eos_rate"] = columns["eos_rate"] - 0.4 * AT
