@@ -20,7 +20,7 @@ def add_command(commands: Any) -> None:
         "demo",
         help="a whole RLHF run on a small real model, without the network",
         description=_DESCRIPTION,
-        epilog="Exit status: 0, or 2 for wrong input, or 130 if it was stopped.",
+        epilog="Exit status: 0; 2 for wrong input, 1 for a failure, 130 if it was stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)

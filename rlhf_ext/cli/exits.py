@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,8 @@ def run_program(main: Callable[[], None]) -> None:
             The program.
     """
     command = os.environ.get(COMMAND_VARIABLE) or Path(sys.argv[0]).name
+    # TRL still sets what transformers is about to rename, and recipes may.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated", category=FutureWarning)
     with errors_as_messages(command, os.environ.get(DEBUG_VARIABLE) == "1", keep_traceback=True):
         main()
 

@@ -88,7 +88,7 @@ REWARD = Settings(
     common={
         "model_name_or_path": "model to start from: Hub id or folder",
         "dataset_name": "Hub id, folder or .jsonl file: chosen and rejected, and prompt or none",
-        "dataset_test_split": "held-out pairs for the report card, such as train[90%%:]",
+        "dataset_test_split": "held-out pairs for the report card, such as train[90%:]",
         **_OUTPUT,
         **_TRAINING,
         "max_length": "longest sequence, in tokens",

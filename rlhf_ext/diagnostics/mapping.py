@@ -132,9 +132,11 @@ def _given(given: Mapping[str, str], present: set[str]) -> dict[str, str]:
     for name, key in chosen.items():
         if name not in METRICS:
             close = get_close_matches(name, METRICS, n=3)
-            raise ValueError(f"{name!r} is no metric; {_close(close)}the names are in rlhf_ext.diagnostics.METRICS.")
+            raise ValueError(f"{name!r} is no metric; {_close(close)}the names are {', '.join(METRICS)}.")
         if key not in present:
-            raise ValueError(f"the log has no key {key!r} for {name}; {_close(get_close_matches(key, present, n=3))}")
+            close, some = get_close_matches(key, present, n=3), sorted(present)
+            shown = ", ".join(some[:10]) + (f" and {len(some) - 10} more" if len(some) > 10 else "")
+            raise ValueError(f"the log has no key {key!r} for {name}; {_close(close)}its keys are {shown}.")
     return chosen
 
 

@@ -31,7 +31,8 @@ def as_text(migration: Migration, path: str, source: str) -> str:
     """
     if migration.era is None:
         return f"{path}: no PPO of TRL in it, nothing to change.\n"
-    lines = [f"{path}: PPO of TRL {migration.era}; {len(migration.findings)} places to change.", ""]
+    count = len(migration.findings)
+    lines = [f"{path}: PPO of TRL {migration.era}; {count} place{'' if count == 1 else 's'} to change.", ""]
     lines += _by_line(migration, source.splitlines())
     lines += ["", "What no name says:"]
     lines += _wrapped_items(_defaults(migration))

@@ -87,7 +87,13 @@ def _load_saved(path: Path) -> DatasetDict:
 
 def _load_file(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict:
     if not path.is_file():
-        raise FileNotFoundError(f"dataset_name: there is no file {str(path)!r}")
+        made = (
+            " The recipe reads what `rlhf-ext demo` writes; run that first." if path.parts[:1] == ("demo_run",) else ""
+        )
+        raise FileNotFoundError(
+            f"dataset_name: there is no file {str(path)!r} in {str(Path.cwd())!r}; give a .jsonl or .json file, a folder "
+            f"that `save_to_disk` wrote, or the id of a dataset on the Hub.{made}"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"dataset_name: the file {str(path)!r} is empty")
     try:

@@ -42,6 +42,7 @@ def test_a_help_fits_a_screen(name, monkeypatch):
     assert 5 <= len(lines) <= 40
     assert max(map(len, lines)) <= 120
     assert "xit status" in "\n".join(lines)
+    assert "%%" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--debug"]])

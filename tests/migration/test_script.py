@@ -154,7 +154,7 @@ def test_a_notebook_is_read_cell_by_cell(tmp_path, capsys):
     notebook.write_text(json.dumps({"cells": cells}))
     status, printed, _ = run(capsys, notebook)
     assert status == 1
-    assert "   3 | from trl import PPOConfig" in printed and "1 places" in printed
+    assert "   3 | from trl import PPOConfig" in printed and "; 1 place to change" in printed
 
 
 @pytest.mark.parametrize(
