@@ -34,11 +34,7 @@ def test_a_page_has_the_code_and_the_prose_of_its_notebook(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_page_shows_a_run(path, request):
-    if path.stem == "01_rlhf_in_20_minutes":
-        # Strict, so that it cannot outlive the page as it is.
-        reason = "shown as far as the pairs; make notebooks NOTEBOOKS=01_rlhf_in_20_minutes writes the rest"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_a_page_shows_a_run(path):
     outputs = "".join(OUTPUT.findall(page_of(path)))
     assert 'class="rollouts"' in outputs and "Traceback" not in outputs
     # Paths of the machine that it was made on.
