@@ -130,9 +130,9 @@ def make_parser() -> argparse.ArgumentParser:
     bound.set_defaults(action=print_bound)
     accept = commands.add_parser(
         "accept",
-        help="take the present verdicts on the tune half as the right ones, and count how often they are right",
+        help="take the present verdicts as the right ones, and count how often those on the tune half are",
     )
-    accept.set_defaults(action=lambda _: write_verdicts(RUNS / "tune"))
+    accept.set_defaults(action=lambda _: write_verdicts(RUNS))
     return parser
 
 

@@ -1,6 +1,5 @@
 """Who saw which failure, and when: one table over the stored runs of a split."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from .bound import bound_table
 from .calibrate import calibration, calibration_table
 from .labels import Label, critic_is_measured, is_healthy, label
 from .recipes import RECIPES
-from .replay import VERDICTS
+from .replay import committed
 from .stored import read_rows
 from .verdicts import READERS, WITHOUT_RULE, Verdict, load
 
@@ -168,7 +167,7 @@ def page(folder: Path) -> str:
     for split, title in (("test", "Test half (seeds from 10)"), ("tune", "Tune half (seeds below 10)")):
         runs = results(folder / split)
         parts += [f"### {title}: {len(runs)} runs", recall_table(runs), lead_table(runs)]
-    counts = calibration(folder / "tune", json.loads(VERDICTS.read_text(encoding="utf-8")))
+    counts = calibration(folder / "tune", committed("tune"))
     parts += ["### How early the gold score alone could tell of hacking, tune half", bound_table(folder / "tune")]
     parts += ["### What findings of the tune half were worth", calibration_table(counts)]
     everything = results(folder / "tune") + results(folder / "test")

@@ -10,7 +10,7 @@ from runs import healthy, opening, watch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.failures.calibrate import as_json, calibration, calibration_table
-from benchmarks.failures.replay import VERDICTS
+from benchmarks.failures.replay import committed
 from benchmarks.failures.stored import RUNS, write_rows
 from rlhf_ext.diagnostics import Severity
 from rlhf_ext.diagnostics.confidence import TABLE, Confidence, confidence
@@ -18,7 +18,7 @@ from rlhf_ext.diagnostics.finding import Finding
 
 
 def test_the_committed_counts_are_those_of_the_committed_verdicts():
-    verdicts = json.loads(VERDICTS.read_text(encoding="utf-8"))
+    verdicts = committed("tune")
     assert TABLE.read_text(encoding="utf-8") == as_json(calibration(RUNS / "tune", verdicts))
 
 

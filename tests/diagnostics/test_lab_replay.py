@@ -1,4 +1,4 @@
-"""Every stored run of the tune half, read again: a verdict that moves shows here."""
+"""Every stored run, read again: a verdict that moves shows here."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ ACTED_UPON = {("rate-restart", 10)}
 
 
 def test_verdicts_on_the_stored_runs_are_the_committed_ones():
-    changes = moved(RUNS / "tune")
+    changes = moved(RUNS)
     assert not changes, (
         "The diagnostics say something else of these runs than they did. If that is better, accept it with "
         "`python -m benchmarks.failures accept` and say why in the commit:\n" + "\n".join(changes)
