@@ -25,11 +25,7 @@ class SFTTrainer(HubTrainer, trl.SFTTrainer):
     `create_model_card` do: everything is saved before the network is touched, and a push that fails raises a
     [`~rlhf_ext.trainer.hub.PushError`] with the command that retries it.
 
-    Args:
-        args ([`SFTConfig`], *optional*):
-            Settings.
-        trainer_args, trainer_kwargs:
-            All other arguments of [`~trl.SFTTrainer`].
+    The arguments are those of [`~trl.SFTTrainer`].
 
     Example:
 
