@@ -116,14 +116,19 @@ def report(plot: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    print("| side | " + " | ".join(f"gold at {target:g} nats" for target in TARGETS) + " |")
-    print("|---" * (len(TARGETS) + 1) + "|")
+    print(
+        "| side | "
+        + " | ".join(f"gold at {target:g} nats" for target in TARGETS)
+        + " | KL at the end | gold at the end |"
+    )
+    print("|---" * (len(TARGETS) + 3) + "|")
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for colour, name in enumerate(NAMES):
         runs = [
             json.loads(file.read_text(encoding="utf-8"))["points"] for file in sorted(RUNS.glob(f"{name}-s*.json"))
         ]
         cells = [interval([g for r in runs if (g := gold_at(r, target)) is not None]) for target in TARGETS]
+        cells += [interval([mean(point[key] for point in r[-WINDOW:]) for r in runs]) for key in ("kl", "gold")]
         print(f"| {name} | {' | '.join(cells)} |")
         for i, points in enumerate(runs):
             label = name if i == 0 else None
