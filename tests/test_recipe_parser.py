@@ -15,6 +15,9 @@ def program(request, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(ROOT / "trainers" / f"{request.param}.py"))["main"]
 
+    # The least that a terminal has.
+    monkeypatch.setenv("COLUMNS", "80")
+
     def run(*arguments):
         monkeypatch.setattr("sys.argv", [f"{request.param}.py", *arguments])
         with pytest.raises(SystemExit) as stopped:
@@ -31,7 +34,9 @@ def test_help_begins_with_what_the_program_does_and_how_it_gets_its_recipe(progr
     usage, first, *_ = printed.split("\n\n")
     assert usage.startswith("usage: ") and usage.endswith(".py [--config RECIPE.yaml] [--SETTING VALUE ...]")
     assert first in (ROOT / "trainers" / usage.split()[1]).read_text()
-    assert "--learning_rate LEARNING_RATE" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "One of linear, cosine" in printed
+    assert "  --learning_rate VALUE\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -41,9 +46,12 @@ def test_help_begins_with_what_the_program_does_and_how_it_gets_its_recipe(progr
         (["--config"], "", "--config needs the path of a recipe"),
         (["recipe.yaml"], ON_CPU, "not a setting: recipe.yaml. A recipe is given with --config"),
         (["--config=recipe.yaml"], "learning_rat: 1", "unknown settings: learning_rat (did you mean learning_rate?)"),
-        (["--config", "recipe.yaml"], "zzz: 1\nqqq: 2", "unknown settings: zzz, qqq"),
+        (["--config", "recipe.yaml"], "zzz: 1\nqqq: 2", "unknown settings: zzz, qqq. Correct or remove them"),
         (["--learning_rat", "1"], "", "unknown settings: learning_rat (did you mean learning_rate?)"),
-        (["--config", "recipe.yaml"], "", "must contain a YAML mapping"),
+        (["--config", "recipe.yaml"], "", "'recipe.yaml' is empty; a recipe has one setting a line"),
+        (["--config", "recipe.yaml"], "- a: 1", "'recipe.yaml' holds a list and no settings; a recipe has"),
+        (["--config", "recipe.yaml"], "on: 1", "'recipe.yaml': True (bool) is no name of a setting"),
+        (["--config", "."], "", "'.' is a folder; give one of recipe.yaml"),
         (["--config", "recipe.yaml"], "a: [1", "'recipe.yaml' is not YAML: "),
         (["--config", "recipe.yaml"], "learning_rate: fast", "invalid float value: 'fast'"),
         (["--config", "recipe.yaml"], ON_CPU + "lr_scheduler_type: spiral", "spiral"),
