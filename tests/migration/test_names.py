@@ -83,9 +83,9 @@ def test_the_names_that_are_known_are_those_of_the_classes():
     from rlhf_ext import PPOTrainer
 
     here = {field.name for field in fields(PPOConfig)}
-    assert here <= SETTINGS
-    # transformers gives and takes: other releases than the pinned one may lack some.
+    # From release to release transformers gives some and takes some.
     pinned = re.search(r"^transformers==(.+)$", (DOCS.parent / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert len(here & SETTINGS) > 150
     assert here == SETTINGS or version("transformers") != pinned
     assert ARGUMENTS == set(inspect.signature(PPOTrainer.__init__).parameters) - {"self"}
 
