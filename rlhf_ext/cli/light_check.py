@@ -5,7 +5,7 @@ from typing import Any
 from ..diagnostics import Finding, RunSettings, preflight
 from ..diagnostics.run_config import settings_from
 from ..migration import explain_old_names
-from .recipe_file import read_recipe_file
+from .recipe_file import read_settings_file
 from .settings import PPO
 
 DEFAULTS: dict[str, Any] = {
@@ -66,7 +66,7 @@ def preflight_of_text(recipe: str | None, overrides: list[str], num_gpus: int) -
         ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is one of TRL's old PPO, or
             kl_target has no unit.
     """
-    given = (read_recipe_file(recipe) if recipe else {}) | _pairs(overrides)
+    given = (read_settings_file(recipe) if recipe else {}) | _pairs(overrides)
     explanation = explain_old_names([name for name in given if name not in PPO.names()])
     if explanation:
         raise ValueError(explanation)

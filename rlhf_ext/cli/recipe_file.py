@@ -1,18 +1,23 @@
-"""Reads the YAML file of a recipe; what can be wrong with it is said before anything heavy is loaded."""
+"""Reads YAML files of settings; what can be wrong with one is said before anything heavy is loaded."""
 
 from pathlib import Path
 from typing import Any
 
-_REMEDY = "a recipe has one setting a line, such as `learning_rate: 1.0e-6`."
+RECIPE = "a recipe has one setting a line, such as `learning_rate: 1.0e-6`."
+"""What to do about a file that is no recipe."""
 
 
-def read_recipe_file(path: str) -> dict[str, Any]:
+def read_settings_file(path: str, option: str = "--config", remedy: str = RECIPE) -> dict[str, Any]:
     """
-    The settings in a recipe, as YAML has them.
+    The settings in a file, as YAML has them.
 
     Args:
         path (`str`):
             The file.
+        option (`str`, *optional*, defaults to `"--config"`):
+            With which option it was given, for the message.
+        remedy (`str`, *optional*):
+            How such a file is made, for the message.
 
     Returns:
         `dict[str, Any]`: setting -> value.
@@ -20,25 +25,23 @@ def read_recipe_file(path: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is no file, no YAML, empty, or holds anything but settings.
     """
-    check_is_file(path, "--config")
+    check_is_file(path, option)
     import yaml
 
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"--config: {path!r} cannot be read ({error.strerror}); give a file that may be.") from error
+        raise ValueError(f"{option}: {path!r} cannot be read ({error.strerror}); give a file that may be.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path!r} is not YAML: {' '.join(str(error).split())}; {_REMEDY}") from error
+        raise ValueError(f"{option}: {path!r} is not YAML: {' '.join(str(error).split())}; {remedy}") from error
     if content is None:
-        raise ValueError(f"--config: {path!r} is empty; {_REMEDY}")
+        raise ValueError(f"{option}: {path!r} is empty; {remedy}")
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else f"{content!r}"[:60]
-        raise ValueError(f"--config: {path!r} holds {kind} and no settings; {_REMEDY}")
+        raise ValueError(f"{option}: {path!r} holds {kind} and no settings; {remedy}")
     for name in content:
         if not isinstance(name, str):
-            raise ValueError(
-                f"--config: {path!r}: {name!r} ({type(name).__name__}) is no name of a setting; {_REMEDY}"
-            )
+            raise ValueError(f"{option}: {path!r}: {name!r} ({type(name).__name__}) is no name of a setting; {remedy}")
     return content
 
 

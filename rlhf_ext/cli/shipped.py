@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from .recipe_file import check_is_file
+from .recipe_file import check_is_file, read_settings_file
 from .settings import PROGRAMS
 
+_LAUNCH = "--accelerate_config"
 _ALIASES = {"demo": "smollm2-135m-demo-ppo"}
 
 
@@ -57,9 +58,15 @@ def launch_path(name: str) -> str:
             A file; or a shipped one as `zero3`, `zero3.yaml` or `accelerate/zero3.yaml`, where there is no such file.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or a YAML file of something else.
     """
-    return _path(name, "accelerate", "--accelerate_config", launch_names())
+    path = _path(name, "accelerate", _LAUNCH, launch_names())
+    # accelerate reads JSON too, and refuses both kinds of broken file with a traceback.
+    if not path.endswith(".json"):
+        read_settings_file(
+            path, _LAUNCH, "`accelerate config` writes one; rlhf-ext ships " + ", ".join(launch_names()) + "."
+        )
+    return path
 
 
 def _path(name: str, kind: str, option: str, known: list[str]) -> str:

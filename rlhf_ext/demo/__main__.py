@@ -79,6 +79,11 @@ def run_or_continue(arguments: argparse.Namespace) -> None:
     settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file; give a folder that is new or holds a run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.json").is_file():
+        raise ValueError(
+            f"--output {folder} holds other files and no run of the demo, which would write over those of its own names; "
+            "give a folder that is new or holds a run"
+        )
     if arguments.fresh and (folder / "settings.json").is_file():
         shutil.rmtree(folder)
     try:

@@ -11,7 +11,7 @@ from trl import ModelConfig, TrlParser
 
 from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT, end
 from ..cli.parser import ParagraphFormatter
-from ..cli.recipe_file import read_recipe_file
+from ..cli.recipe_file import read_settings_file
 from ..cli.settings import programs_with
 
 
@@ -111,7 +111,7 @@ class RecipeParser(TrlParser):
         if not following:
             self.error("--config needs the path of a recipe")
         try:
-            read_recipe_file(following[0])
+            read_settings_file(following[0])
         except ValueError as error:
             self.error(str(error))
 

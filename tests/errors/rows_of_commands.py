@@ -3,7 +3,7 @@
 from error_row import Row
 
 from rlhf_ext.cli import main
-from rlhf_ext.cli.recipe_file import read_recipe_file
+from rlhf_ext.cli.recipe_file import read_settings_file
 from rlhf_ext.cli.shipped import launch_path, recipe_path
 
 LOG = "step,objective/score,kl/ref,kl/beta\n1,0.1,0.2,0.1\n2,0.2,0.3,0.1\n"
@@ -24,7 +24,7 @@ def command(*words):
 
 
 def recipe(content):
-    return lambda world: read_recipe_file(world.file("recipe.yaml", content))
+    return lambda world: read_settings_file(world.file("recipe.yaml", content))
 
 
 COMMANDS = [
@@ -49,6 +49,10 @@ COMMANDS = [
         ("'qwen2.5-0.5b-sft' is a recipe of `rlhf-ext sft`", "a path, or demo, llama-3.1-8b-lora-ppo, qwen2.5-0.5b-ppo")),
     Row("launch: a folder", lambda w: launch_path(str(w.tmp_path)), ValueError,
         ("--accelerate_config: ", "is a folder; give a YAML file")),
+    Row("launch: empty", lambda w: launch_path(w.file("launch.yaml", "")), ValueError,
+        ("--accelerate_config: ", "launch.yaml' is empty", "`accelerate config` writes one; rlhf-ext ships ddp, ")),
+    Row("launch: a list", lambda w: launch_path(w.file("launch.yaml", "- a")), ValueError,
+        ("launch.yaml' holds a list and no settings", "`accelerate config` writes one")),
     Row("command: an option that is none", command("diagnose", "LOG", "--fail_onn", "warn"), ValueError,
         ("unknown option --fail_onn (did you mean --fail_on?)", "`rlhf-ext diagnose --help` lists what it takes")),
     Row("command: a second log", command("diagnose", "LOG", "other.csv"), ValueError,
@@ -67,6 +71,8 @@ COMMANDS = [
         ("--kl_unit token is the unit of --kl_target, which is not given", "give both")),
     Row("command: a folder that cannot be made", command("demo", "--output", "FILE/run"), ValueError,
         ("--output ", "/file.txt/run cannot be made (Not a directory)", "give a folder elsewhere")),
+    Row("command: a folder of other things", command("demo", "--output", "FOLDER"), ValueError,
+        ("--output ", " holds other files and no run of the demo", "give a folder that is new or holds a run")),
     Row("log: a run in a log without names", command("diagnose", "LOG", "--run", "seed-2"), ValueError,
         ("log.csv (CSV table) holds one run, without a name", "leave out --run seed-2")),
 ]  # fmt: skip
