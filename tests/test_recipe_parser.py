@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_ext.cli.settings import PROGRAMS
+
 ROOT = Path(__file__).parent.parent
 ON_CPU = "use_cpu: true\nbf16: false\n"
 
@@ -65,6 +67,14 @@ def test_what_cannot_be_used_is_named_in_one_sentence(arguments, recipe, message
     assert message in printed
     # The list of all settings would push the sentence off the screen.
     assert len(printed) < 600
+
+
+def test_a_setting_of_another_program_is_said_to_be_one(program):
+    code, printed = program("--use_cpu", "1", "--packing", "1", "--reward_model", "x", "--report_card", "1")
+    own = next(name for name in PROGRAMS if f"{name}.py: error: " in printed)
+    of = {"packing": "sft", "reward_model": "ppo", "report_card": "reward"}
+    expected = ", ".join(f"{name} (a setting of rlhf-ext {other})" for name, other in of.items() if other != own)
+    assert code == 2 and f"unknown settings: {expected}. Correct or remove them\n" in printed
 
 
 def test_a_misspelt_name_is_named_before_what_its_absence_causes(tmp_path, capsys):

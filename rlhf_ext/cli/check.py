@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 import warnings
@@ -69,6 +70,8 @@ def _preflight(arguments: argparse.Namespace, overrides: list[str]) -> "tuple[li
         from .light_check import preflight_of_text
 
         return preflight_of_text(recipe, overrides, arguments.num_gpus)
+    # A dataset is read for its length: no bar of that.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from ..programs.ppo import PPOScriptArguments
     from ..trainer.recipe_check import preflight_of_recipe
 

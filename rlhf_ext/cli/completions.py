@@ -58,13 +58,14 @@ def complete_parser(file: Any) -> argparse.ArgumentParser:
     """
     from . import make_parser
 
-    parser: Any = make_parser()
+    parser = make_parser()
     for name, command in commands_of(parser).items():
         program = "ppo" if name in ("check", "plan") else name
         known = PROGRAMS[program].names() if program in PROGRAMS else []
         for setting in sorted(set(known) - {action.dest for action in command._actions}):
             command.add_argument(f"--{setting}", metavar="VALUE")
-        for action in command._actions:
+        actions: list[Any] = command._actions
+        for action in actions:
             if action.help == argparse.SUPPRESS:  # too many for --help
                 action.help = ""
             if action.dest == "config":

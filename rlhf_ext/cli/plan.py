@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         overrides (`list[str]`):
             Settings of the recipe on the command line.
     """
-    # On import it says which fast kernels it lacks; nothing is computed here.
+    # No bar of the dataset that is read; and on import bitsandbytes says which fast kernels it lacks.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ..planning.advice import changes_that_help
     from ..planning.plan import plan_memory

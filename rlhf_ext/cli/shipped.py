@@ -63,9 +63,8 @@ def launch_path(name: str) -> str:
     path = _path(name, "accelerate", _LAUNCH, launch_names())
     # accelerate reads JSON too, and refuses both kinds of broken file with a traceback.
     if not path.endswith(".json"):
-        read_settings_file(
-            path, _LAUNCH, "`accelerate config` writes one; rlhf-ext ships " + ", ".join(launch_names()) + "."
-        )
+        shipped = ", ".join(launch_names())
+        read_settings_file(path, _LAUNCH, f"`accelerate config` writes one; rlhf-ext ships {shipped}.")
     return path
 
 
