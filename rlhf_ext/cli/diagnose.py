@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
     diagnosis = diagnose(arguments.path, settings, keys=keys, run=arguments.run_name)
     if arguments.html is not None:
         Path(arguments.html).write_text(diagnosis.to_html(), encoding="utf-8")
-    print(diagnosis.to_json() if arguments.json else diagnosis.to_text(), end="")
+    print((diagnosis.to_json() if arguments.json else diagnosis.to_text()).rstrip("\n"))
     worst = diagnosis.worst
     if arguments.fail_on and worst is not None and worst >= Severity[arguments.fail_on.upper()]:
         sys.exit(1)

@@ -59,6 +59,11 @@ def _source(path: Path) -> str:
         raise ValueError(f"{str(path)!r} is a folder; give one script.")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} in {Path.cwd()}; give a Python file or a notebook.")
+    if path.suffix in (".yaml", ".yml"):
+        # Many a recipe is Python too, with annotations and nothing else.
+        raise ValueError(
+            f"{str(path)!r} is a recipe: `rlhf-ext check --config {path}` says what its old names are now."
+        )
     try:
         text = path.read_text(encoding="utf-8")
         return _cells(text) if path.suffix == ".ipynb" else text

@@ -61,6 +61,8 @@ COMMANDS = [
         ("'torch' is one argument too many", "rlhf-ext env takes options alone", "--help` lists what it takes")),
     Row("command: no script", command("migrate", "FOLDER/lost.py"), FileNotFoundError,
         ("there is no file ", "/lost.py' in ", "give a Python file or a notebook")),
+    Row("command: a recipe as script", lambda w: main(["--debug", "migrate", w.file("old.yaml", "kl_coef: 0.1")]),
+        ValueError, ("old.yaml' is a recipe: `rlhf-ext check --config ", "says what its old names are now")),
     Row("command: a page in no folder", command("diagnose", "LOG", "--html", "FOLDER/no/page.html"), ValueError,
         ("--html: there is no folder ", "/no' for the page", "make it, or give another file")),
     Row("command: a folder as page", command("diagnose", "LOG", "--html", "FOLDER"), ValueError,
