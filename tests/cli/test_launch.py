@@ -1,5 +1,6 @@
 """What `rlhf-ext sft | reward | ppo` hands to accelerate's launcher, and how it ends."""
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
 from rlhf_ext import PPOConfig, RecipeParser, RewardConfig
 from rlhf_ext.cli import main
-from rlhf_ext.cli.exits import messages_of
+from rlhf_ext.cli.exits import errors_as_messages, messages_of
 from rlhf_ext.cli.launch import SHARED, launch, split_arguments
 from rlhf_ext.cli.settings import PROGRAMS
 from rlhf_ext.cli.shipped import launch_names, launch_path, recipe_names, recipe_path
@@ -115,6 +116,21 @@ def test_wrong_input_is_a_sentence_and_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert message in error and error.startswith(f"rlhf-ext {arguments[0]}: error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.EACCES, "choose another place, or change its permissions"),
+        (errno.ENOSPC, "make room, or choose another disk"),
+    ],
+)
+def test_an_error_of_the_system_comes_with_a_remedy(number, remedy, capsys):
+    with pytest.raises(SystemExit) as ended, errors_as_messages("rlhf-ext diagnose"):
+        raise OSError(number, os.strerror(number), "page.html")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"rlhf-ext diagnose: error: {os.strerror(number)}: 'page.html'; {remedy}.\n"
 
 
 def test_debug_lets_the_traceback_through():
