@@ -91,9 +91,16 @@ clean:
 PIN ?=
 VERSIONS_PYTEST = $(TEST_ENV) .venv-$@/bin/python -m pytest -n 2
 
-lowest newest: %: .venv-%/.installed
-	$(VERSIONS_PYTEST) -m "not slow"
-	$(VERSIONS_PYTEST) -m slow tests/trainer tests/hub tests/cli
+define VERSIONS_TESTS
+$(VERSIONS_PYTEST) -m "not slow"
+$(VERSIONS_PYTEST) -m slow tests/trainer tests/hub tests/cli
+endef
+
+lowest: .venv-lowest/.installed
+	$(VERSIONS_TESTS)
+
+newest: .venv-newest/.installed
+	$(VERSIONS_TESTS)
 
 .venv-lowest/.installed: setup.cfg
 	$(PYTHON) -m venv .venv-lowest
