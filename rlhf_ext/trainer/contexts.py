@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from .ppo_config import PPOConfig
 
@@ -47,16 +46,15 @@ def saving_adapters(model: PeftModel, names: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_for_continuous_batching(model: PreTrainedModel | PeftModel, args: PPOConfig) -> Iterator[None]:
+def kept_for_continuous_batching(model: nn.Module, args: PPOConfig) -> Iterator[None]:
     """
     Weights in the type of mixed precision while the parent generates, and afterwards everything as it was.
 
     The parent casts the model for good, float32 masters, value head and rotary frequencies included, and leaves it in
-    training mode; transformers 5.8 leaves the attention paged too, and a forward then gives other numbers.
+    training mode.
     """
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     modes = [(module, module.training) for module in model.modules()]
-    attention = model.config._attn_implementation
     weights = [
         (p, p.data) for p in model.parameters() if half is not None and p.is_floating_point() and p.dtype != half
     ]
@@ -71,5 +69,3 @@ def kept_for_continuous_batching(model: PreTrainedModel | PeftModel, args: PPOCo
             parameter.data = data
         for module, training in modes:
             module.training = training
-        if model.config._attn_implementation != attention:
-            model.set_attn_implementation(attention)
