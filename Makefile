@@ -84,18 +84,23 @@ $(BIN)/python:
 clean:
 	rm -rf $(VENV) $(OTHER_VENV) bench_models .venv-lowest .venv-newest build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-# The tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own. PIN gives
-# another version than the lowest or newest, such as PIN=torch==2.13.0+cpu where CUDA's gigabytes are not wanted.
+# The tests with the lowest versions that setup.cfg allows, and with the newest, each in an environment of its own: the quick
+# ones, and of the slow ones those of the trainer, the Hub and the command line. PIN gives another version than the lowest or
+# newest, such as PIN=torch==2.13.0+cpu where CUDA's gigabytes are not wanted.
 .PHONY: lowest newest
 PIN ?=
-VERSIONS_TESTS ?= -m "not slow"
-VERSIONS_PYTEST = $(TEST_ENV) .venv-$@/bin/python -m pytest -n 2 $(VERSIONS_TESTS)
+VERSIONS_PYTEST = $(TEST_ENV) .venv-$@/bin/python -m pytest -n 2
+
+define VERSIONS_TESTS
+$(VERSIONS_PYTEST) -m "not slow"
+$(VERSIONS_PYTEST) -m slow tests/trainer tests/hub tests/cli
+endef
 
 lowest: .venv-lowest/.installed
-	$(VERSIONS_PYTEST)
+	$(VERSIONS_TESTS)
 
 newest: .venv-newest/.installed
-	$(VERSIONS_PYTEST)
+	$(VERSIONS_TESTS)
 
 .venv-lowest/.installed: setup.cfg
 	$(PYTHON) -m venv .venv-lowest

@@ -94,8 +94,9 @@ def _load_file(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict
             f"dataset_name: there is no file {str(path)!r} in {str(Path.cwd())!r}; give a .jsonl or .json file, a folder "
             f"that `save_to_disk` wrote, or the id of a dataset on the Hub.{made}"
         )
-    if path.stat().st_size == 0:
-        raise ValueError(f"dataset_name: the file {str(path)!r} is empty")
+    with path.open("rb") as file:
+        if not any(line.strip() for line in file):
+            raise ValueError(f"dataset_name: the file {str(path)!r} is empty")
     try:
         return load_dataset("json", data_files=str(path), streaming=streaming)
     except (DatasetGenerationError, ValueError) as error:

@@ -94,9 +94,14 @@ class Sampler:
         return ids
 
 
+def _cache_name(model_kwargs: dict[str, Any]) -> str:
+    """What models call their cache: transformers 5.24 gave it another name."""
+    return "cache" if "cache" in model_kwargs else "past_key_values"
+
+
 def _can_leave_rows(model_kwargs: dict[str, Any]) -> bool:
     """Whether rows can be taken out of the cache, and positions are one number a token."""
-    cache, positions = model_kwargs.get("past_key_values"), model_kwargs.get("position_ids")
+    cache, positions = model_kwargs.get(_cache_name(model_kwargs)), model_kwargs.get("position_ids")
     if not isinstance(cache, DynamicCache) or not cache.layers:
         return False
     return all(isinstance(layer, DynamicLayer) for layer in cache.layers) and (
@@ -190,7 +195,8 @@ class _Batch:
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]):
         self.model = model
         self.prompts = self.ids = input_ids
-        self.cache = model_kwargs.pop("past_key_values")
+        self.cache_name = _cache_name(model_kwargs)
+        self.cache = model_kwargs.pop(self.cache_name)
         # Those with a column for each token; the others go to every forward call as they are. Without padding, transformers
         # makes no mask.
         given = {name: model_kwargs.pop(name, None) for name in ("attention_mask", "position_ids")}
@@ -232,7 +238,8 @@ class _Batch:
         return self._forward(self.ids, self.columns, self.cache, next_sequence_length=1)
 
     def _forward(self, ids: Tensor, columns: dict[str, Tensor], cache: DynamicCache, **how: Any) -> Tensor:
-        inputs = self.model.prepare_inputs_for_generation(ids, past_key_values=cache, **columns, **self.kwargs, **how)
+        how[self.cache_name] = cache
+        inputs = self.model.prepare_inputs_for_generation(ids, **columns, **self.kwargs, **how)
         return self.model(**inputs, return_dict=True).logits[:, -1]
 
     def append(self, sampled: tuple[Tensor, ...], stopping_criteria: StoppingCriteriaList) -> bool:

@@ -278,6 +278,9 @@ class RoleTrainer(MeasuredTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_peft_model(self.model) and not self.is_fsdp_enabled:
+            # transformers before 5.23 loads the adapters in subfolders alone where there is one, as the critic's.
+            self.model.load_adapter(resume_from_checkpoint, POLICY, is_trainable=True)
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != dtypes[name]:
                 # PEFT makes adapters that it loads float32, also those that TRL trains in bfloat16.

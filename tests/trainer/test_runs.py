@@ -26,6 +26,9 @@ EVERY_ROLLOUT = {
     "completions/eos_fraction", "grad_norm", "time/generate", "time/score", "time/update",
 }  # fmt: skip
 
+# Of a sum of eight float32 log-probabilities of about 5 nats that two forwards computed.
+ROUNDING = 1e-5
+
 
 def code_points(completions, **_):
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
@@ -84,7 +87,7 @@ def test_the_reference_of_an_existing_adapter_is_its_start(tiny_policy_path, pro
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy_path)
     trainer = PPOTrainer(policy, code_points, ppo_config(beta=0.1), prompts, processing_class=tokenizer)
     trainer.train()
-    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
+    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=ROUNDING)
     state = trainer.model.state_dict()
     assert any(not torch.equal(state[k], v) for k, v in start.items())
     for name, value in start.items():
@@ -99,7 +102,7 @@ def test_a_policy_instance_without_a_path_keeps_a_copy_as_reference(
         policy.lm_head.weight.mul_(2)  # no longer what its path would load
     trainer = PPOTrainer(policy, code_points, ppo_config(beta=0.1), prompts, processing_class=tiny_tokenizer)
     trainer.train()
-    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=1e-6)
+    assert rollout_rows(trainer)[0]["kl/ref"] == pytest.approx(0.0, abs=ROUNDING)
 
 
 def test_a_reward_model_reads_the_token_ids_with_eos(tiny_reward_path, tiny_tokenizer):
@@ -197,6 +200,7 @@ def test_the_load_balancing_loss_of_experts_is_part_of_the_loss(tiny_tokenizer, 
         vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, num_local_experts=4, pad_token_id=tiny_tokenizer.pad_token_id,
         eos_token_id=tiny_tokenizer.eos_token_id, bos_token_id=None,
+        experts_implementation="eager",  # torch 2.8 has the grouped kernel on GPUs alone
     )  # fmt: skip
     torch.manual_seed(0)
     start = MixtralForCausalLM(config)
@@ -225,7 +229,7 @@ def test_evaluation_measures_held_out_prompts(tiny_policy_path, prompts, ppo_con
         tiny_policy_path, code_points, ppo_config(beta=0.1), prompts, eval_dataset=prompts.select(range(6))
     )
     metrics = trainer.evaluate()
-    assert metrics["eval_kl/ref"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["eval_kl/ref"] == pytest.approx(0.0, abs=ROUNDING)
     assert 0 <= metrics["eval_completions/eos_fraction"] <= 1
     assert {"eval_objective/score", "eval_objective/score_raw", "eval_completions/mean_length"} <= set(metrics)
 
