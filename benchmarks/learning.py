@@ -22,12 +22,12 @@ from .speed.driver import RESULTS, SIDES, Side
 from .speed.machine import describe
 
 RUNS = RESULTS / "learning"
-NAMES = ("ours", "trl-1.12", "rloo")
+NAMES = ("ours", "ours-adapter", "trl-1.12", "rloo")
 SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 20
 LEARNING_RATE, BETA = 3e-4, 0.05
 WINDOW = 5
 """Rollouts of a moving mean."""
-TARGETS = (1.0, 2.0, 4.0, 8.0)
+TARGETS = (1.0, 2.0, 2.5, 4.0)
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5 %, by the number of seeds."""
 
