@@ -58,6 +58,8 @@ class Recorder(TrainerCallback):
         if rollout % QUALITY_EVERY == 0 or rollout == 1:
             notes = write_notes(self.trainer, self.probe, 1, self.seed + rollout)
             values["quality"] = fmean(self.gold(notes.prompts, notes.texts))
+            found = text_metrics(notes.prompts, notes.texts)
+            values |= {f"probe_{name}": found[name] for name in ("dup_frac", "distinct2") if name in found}
         self.records.append({"step": state.global_step, **_rounded(values)})
         if rollout % self.oracle_every == 0 or rollout == 1:
             self.outcomes.append({"rollout": rollout, "step": state.global_step, **self.oracle.measure()})

@@ -60,7 +60,7 @@ def large_updates(history: History) -> Cause:
         "updates-too-large",
         "The learning rate or the number of epochs moves the policy too far on each rollout.",
         any(signs) if signs else None,
-        f"{told or 'Log kl_update and pg_clipfrac'}; learning_rate {setting(settings.learning_rate)}, "
+        f"{told or 'Log kl_update and pg_clipfrac'}; learning_rate {setting(history.learning_rates()[1])}, "
         f"num_iterations {setting(settings.num_epochs)}.",
         "Halve learning_rate, or take one off num_iterations; a smaller epsilon limits each step further.",
     )

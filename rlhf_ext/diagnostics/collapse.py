@@ -1,6 +1,7 @@
 """M2: the outputs become uniform."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from . import causes
 from .detector import Detector, Rule, Verdict
@@ -21,6 +22,7 @@ class CollapseConfig:
         drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
         duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt
             and writes more than a few words, twice in a row at most 0.06 in the lab's healthy runs of 64 short notes.
+        probe_duplicates (`float`): The same of the answers to the probe's prompts, of which there may be as few as 16.
         many_duplicates (`float`): From here the output is destroyed, whatever the score says.
         duplicates_growth (`float`): Duplicates over those of the reference: tasks with few right answers have some.
         low_distinct (`float`): Distinct word pairs over those of the reference, at like length.
@@ -32,6 +34,7 @@ class CollapseConfig:
     trend: float = 2.58
     drop: float = 0.8
     duplicates: float = 0.08
+    probe_duplicates: float = 0.25
     many_duplicates: float = 0.5
     duplicates_growth: float = 2.0
     low_distinct: float = 0.5
@@ -50,25 +53,35 @@ class Collapse(Detector):
 
     def list_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("duplicates", self._duplicates, ("dup_frac",), windows=0.0, on="dup_frac", patience=2),
-            Rule("distinct", self._distinct, ("distinct2",), windows=0.5, on="distinct2", patience=2),
+            *self._by_outcome("", "dup_frac", "distinct2", "completions", self.config.duplicates),
+            *self._by_outcome(
+                "probe-", "probe_dup_frac", "probe_distinct2", "answers to the probe", self.config.probe_duplicates
+            ),
             Rule("entropy", self._entropy, ("entropy_tok", "score_mean")),
             Rule("explosion", self._explosion, ("entropy_tok", "score_mean")),
         )
 
-    def _duplicates(self, history: History) -> Verdict | None:
-        share, reference = history.now("dup_frac"), history.reference("dup_frac")
-        if share is None or share <= self.config.duplicates:
+    def _by_outcome(self, prefix: str, same: str, pairs: str, what: str, limit: float) -> tuple[Rule, Rule]:
+        """The rules on texts: those of the rollouts, or the answers to the probe's prompts, which are always the same."""
+        duplicates, distinct = partial(self._duplicates, same, what, limit), partial(self._distinct, pairs, what)
+        return (
+            Rule(f"{prefix}duplicates", duplicates, (same,), windows=0.0, on=same, patience=2),
+            Rule(f"{prefix}distinct", distinct, (pairs,), windows=0.5, on=pairs, patience=2),
+        )
+
+    def _duplicates(self, metric: str, what: str, limit: float, history: History) -> Verdict | None:
+        share, reference = history.now(metric), history.reference(metric)
+        if share is None or share <= limit:
             return None
         many = share > self.config.many_duplicates
         if not many and (reference is None or share < self.config.duplicates_growth * reference.median):
             return None
-        statistic = f"dup_frac = {share:.2f} (alarm above {self.config.duplicates:g})"
+        statistic = f"{metric} = {share:.2f} (alarm above {limit:g})"
         return Verdict(
             Severity.CRITICAL if many else Severity.WARN,
             "the same answer to different prompts",
-            f"{share:.0%} of the completions stand word for word under another prompt too.",
-            (history.evidence("dup_frac", statistic, 1, after=share),),
+            f"{share:.0%} of the {what} stand word for word under another prompt too.",
+            (history.evidence(metric, statistic, 1, after=share),),
             (
                 "score_mean",
                 "kl_ref_seq",
@@ -76,8 +89,8 @@ class Collapse(Detector):
             ),
         )
 
-    def _distinct(self, history: History) -> Verdict | None:
-        pairs, reference, length = history.now("distinct2"), history.reference("distinct2"), history.ratio("len_mean")
+    def _distinct(self, metric: str, what: str, history: History) -> Verdict | None:
+        pairs, reference, length = history.now(metric), history.reference(metric), history.ratio("len_mean")
         if pairs is None or reference is None or reference.median <= 0 or quality_improves(history):
             return None
         if pairs >= self.config.low_distinct * reference.median:
@@ -88,8 +101,8 @@ class Collapse(Detector):
         return Verdict(
             Severity.WARN,
             "less and less variety",
-            f"Distinct word pairs fell from {reference.median:.2f} to {pairs:.2f} of all, at like length.",
-            (history.evidence("distinct2", statistic, 1, after=pairs),),
+            f"Distinct word pairs of the {what} fell from {reference.median:.2f} to {pairs:.2f} of all, at like length.",
+            (history.evidence(metric, statistic, 1, after=pairs),),
             (
                 "score_mean",
                 "kl_ref_seq",

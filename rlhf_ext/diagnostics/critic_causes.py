@@ -3,7 +3,7 @@
 import math
 
 from .causes import cause, setting
-from .critic_signals import FASTEST, CriticConfig, error_of_constant, learning_rates, relative_loss
+from .critic_signals import FASTEST, CriticConfig, error_of_constant, relative_loss
 from .finding import Cause
 from .history import History
 from .statistics import noise_sd
@@ -27,7 +27,7 @@ def critic_causes(history: History) -> list[Cause]:
 
 
 def _fast_critic(history: History) -> Cause:
-    own, policy = learning_rates(history)
+    own, policy = history.learning_rates()
     clipped = history.ratio("grad_norm_critic")
     known = own is not None and policy is not None and policy > 0
     return cause(
@@ -72,7 +72,7 @@ def _cold_critic(history: History) -> Cause:
     never = None if first is None else first <= COLD
     return cause(
         "critic-not-warmed-up",
-        "The critic starts from random values, and the policy follows it from the first rollout.",
+        "The critic does not know the returns yet, and the policy follows it from the first rollout.",
         False if warmup or never is False else None if warmup is None else never,
         f"critic_warmup_rollouts {setting(warmup)}; explained variance at first {setting(first)}.",
         "Set critic_warmup_rollouts=10, or start the critic as the reward model.",
@@ -81,7 +81,7 @@ def _cold_critic(history: History) -> Cause:
 
 def _slow_critic(history: History) -> Cause:
     """The values lag behind the returns: wrong by more than a constant would be, and steadily so."""
-    config, (own, policy) = CriticConfig(), learning_rates(history)
+    config, (own, policy) = CriticConfig(), history.learning_rates()
     error, limit = error_of_constant(history, config.rows), config.error(history.settings)
     losses = relative_loss(history, history.windows.window // 2)
     # One that overshoots is wrong now this way and now that, and its loss swings.

@@ -121,9 +121,3 @@ def error_of_constant(history: History, rows: int, before: int = 0) -> float | N
     if not np.array_equal(loss[0], variance[0]) or chosen.sum() < rows:
         return None
     return median((2 * loss[2] / np.maximum(variance[2], 1e-12))[chosen][-rows:])
-
-
-def learning_rates(history: History) -> tuple[float | None, float | None]:
-    """Present learning rates of the critic and of the policy, else those of the settings."""
-    own, policy = history.latest("lr_critic"), history.latest("lr")
-    return own or history.settings.critic_learning_rate, policy or history.settings.learning_rate

@@ -12,7 +12,7 @@ import numpy as np
 from .finding import Evidence
 from .record import LARGEST, METRICS, Record, RunSettings, Sample
 from .series import MetricSeries
-from .statistics import Floats, Series, median, noise_sd, ratio_to, robust_sd, trend_z
+from .statistics import Floats, Series, median, noise_sd, ratio_to, robust_sd, theil_sen, trend_z
 
 DEFAULT_WINDOW = 60
 """Rows of a window where the length of the run is unknown; the false alarms of section "Trends" were measured there."""
@@ -88,6 +88,11 @@ class Change:
     def z(self) -> float:
         """Block-median Mann-Kendall: the trend in standard normal units."""
         return trend_z(self._values)
+
+    @cached_property
+    def slope(self) -> float:
+        """Theil-Sen: the change from one value to the next."""
+        return theil_sen(np.asarray(self._values))
 
     @cached_property
     def noise(self) -> float:
@@ -260,6 +265,11 @@ class History:
         """The last finite value, however old."""
         series = self._series.get(name)
         return series.values[-1] if series is not None and series.values else None
+
+    def learning_rates(self) -> tuple[float | None, float | None]:
+        """Present learning rates of the critic and of the policy, else those of the settings."""
+        own, policy = self.latest("lr_critic"), self.latest("lr")
+        return own or self.settings.critic_learning_rate, policy or self.settings.learning_rate
 
     def logged(self, name: str, rows: int) -> Floats:
         """Rows, steps and values of the last `rows` rows, of shape `(3, n)`."""

@@ -10,7 +10,10 @@ from .finding import Cause, Severity
 from .history import History
 from .record import RunSettings
 
-UNDEFINED_AT_TIMES = {"explained_var", "score_len_corr", "distinct2", "dup_frac", "rep4", "quality", "eval_score"}
+UNDEFINED_AT_TIMES = {
+    "explained_var", "score_len_corr", "distinct2", "dup_frac", "rep4", "quality", "eval_score", "probe_dup_frac",
+    "probe_distinct2",
+}  # fmt: skip
 """Not a number where the input is constant or empty, which is no failure of the training."""
 ALWAYS_THERE = ("policy_loss", "value_loss", "score_mean", "kl_ref_seq", "kl_ref_tok", "entropy_tok", "grad_norm")
 """What a trainer logs at every rollout; loggers that drop NaN leave a hole instead."""
@@ -115,7 +118,7 @@ class NonFinite(Detector):
                 "steps-too-large",
                 "The learning rate blew the weights up.",
                 None if limit is None else not 0 < limit <= 10,
-                f"learning_rate {setting(history.settings.learning_rate)}, max_grad_norm {setting(limit)}.",
+                f"learning_rate {setting(history.learning_rates()[1])}, max_grad_norm {setting(limit)}.",
                 "Go back to the last good checkpoint, halve learning_rate, set max_grad_norm=1.0.",
             ),
         ]

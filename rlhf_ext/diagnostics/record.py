@@ -57,6 +57,8 @@ METRICS: dict[str, Metric] = {
     "rollout_gap": Metric("nats/token", "log-probability difference between the engine that samples and the trainer"),
     "distinct2": Metric("1", "share of distinct word pairs in the completions"),
     "dup_frac": Metric("1", "share of completions that stand under another prompt too"),
+    "probe_dup_frac": Metric("1", "share of the answers to the probe's prompts that stand under another of them too"),
+    "probe_distinct2": Metric("1", "share of distinct word pairs in the answers to the probe's prompts"),
     "rep4": Metric("1", "share of repeated word 4-grams within a completion"),
     "nonfinite": Metric("count", "numbers that should have been finite and were not"),
 }

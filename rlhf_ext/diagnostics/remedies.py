@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from .critic_signals import FASTEST, CriticConfig, error_of_constant, learning_rates
+from .critic_signals import FASTEST, CriticConfig, error_of_constant
 from .engine import Diagnostics
 from .finding import Finding, Severity
 from .history import History
@@ -23,6 +23,8 @@ LEAST_RAISE = 1.5
 """Factor below which raising a rate is not worth one of the three actions."""
 SLOWEST = 0.1
 """Critic's learning rate over the policy's, below which nobody wants it; recipes use 1 to 10."""
+HIGHEST_POLICY_RATE = 2e-3
+"""Above the learning rates of published recipes, LoRA's too, which end at some 1e-3."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _faster_critic(history: History) -> float | None:
     """
     config = CriticConfig()
     error, half = error_of_constant(history, config.rows), history.windows.window // 2
-    before, (own, policy) = error_of_constant(history, config.rows, before=half), learning_rates(history)
+    before, (own, policy) = error_of_constant(history, config.rows, before=half), history.learning_rates()
     limit = config.error(history.settings)
     if error is None or own is None or policy is None or error <= limit:
         return None
@@ -113,7 +115,7 @@ def _faster_critic(history: History) -> float | None:
 
 def _slower_critic(history: History) -> float:
     """Down to three times the policy's rate, where that is known, by a factor of 0.03 to 0.3."""
-    own, policy = learning_rates(history)
+    own, policy = history.learning_rates()
     return 0.3 if own is None or policy is None else min(max(3 * policy / own, 0.03), 0.3)
 
 
@@ -184,13 +186,17 @@ class Remediation:
     def at_start(self, settings: RunSettings) -> list[Action]:
         """
         What to do before the first step: a critic's rate that the settings check (X17) warns of is brought to the policy's,
-        which is the default, since a trunk that the first updates spoil does not come back.
+        which is the default, since a trunk that the first updates spoil does not come back. A policy's rate that no recipe
+        has is not passed on.
 
         Args:
             settings ([`~rlhf_ext.diagnostics.RunSettings`]): Of the run.
         """
         own, policy, limit = settings.critic_learning_rate, settings.learning_rate, PreflightConfig().critic_ratio
         if not own or not policy or 1 / limit <= own / policy <= limit:
+            return []
+        if own < policy and policy > HIGHEST_POLICY_RATE:
+            # The slip is the policy's then, and its rate would break the critic too.
             return []
         why = f"The critic's learning rate {own:g} is {own / policy:.3g} times the policy's {policy:g}."
         action = Action("critic_lr", policy / own, "X17", why, 0, 0, "value_loss", None)
@@ -274,7 +280,7 @@ class Remediation:
         Takes a raise of the critic's rate back once it has caught up: what is fast enough to travel is too fast to tell
         one completion from another. A rate that was a slip stays at the policy's.
         """
-        raised, config, (own, policy) = self.factors.get("critic_lr", 1.0), CriticConfig(), learning_rates(history)
+        raised, config, (own, policy) = self.factors.get("critic_lr", 1.0), CriticConfig(), history.learning_rates()
         error = error_of_constant(history, config.rows)
         if raised <= 1 or error is None or own is None or policy is None or error > config.error(history.settings):
             return []

@@ -126,8 +126,11 @@ def first_spread(history: History) -> float | None:
 
 
 def describe(change: Change, unit: str) -> str:
-    """Before and after in words."""
-    return f"from {change.before:.3g} to {change.after:.3g} {unit} (trend z = {change.z:.1f})"
+    """Before and after in words, of a metric that every rollout has."""
+    return (
+        f"from {change.before:.3g} to {change.after:.3g} {unit} (Theil-Sen {change.slope:+.2g} a rollout, "
+        f"trend z = {change.z:.1f})"
+    )
 
 
 def optimum_kl(history: History) -> float | None:

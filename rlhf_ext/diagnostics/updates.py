@@ -111,7 +111,7 @@ def update_causes(history: History) -> list[Cause]:
             "learning-rate-too-high",
             "The learning rate is too high for the size of the batch.",
             None,
-            f"learning_rate {setting(settings.learning_rate)}, epsilon {setting(settings.epsilon)}.",
+            f"learning_rate {setting(history.learning_rates()[1])}, epsilon {setting(settings.epsilon)}.",
             "Halve learning_rate; a smaller epsilon limits each step further.",
         ),
         cause(

@@ -107,7 +107,7 @@ def healthy(n=240, seed=0, target=6.0, quality=True):
     return columns
 
 
-SPARSE = ("quality", "distinct2", "dup_frac", "rep4")
+SPARSE = ("quality", "distinct2", "dup_frac", "rep4", "probe_dup_frac", "probe_distinct2")
 
 
 def records(columns, first_step=1):

@@ -131,7 +131,9 @@ def test_without_its_data_the_mode_abstains(mode):
 
 
 def test_nothing_is_missing_where_everything_is_logged():
-    assert watch(healthy() | {"eval_score": np.ones(N)})[0].abstentions == {}
+    columns = healthy() | {"eval_score": np.ones(N)}
+    columns |= {f"probe_{name}": columns[name] for name in ("dup_frac", "distinct2")}
+    assert watch(columns)[0].abstentions == {}
 
 
 # What the table cannot say

@@ -56,3 +56,23 @@ def test_variety_is_compared_at_like_length():
     assert opening(watch(columns)[1], "M2").finding.title == "less and less variety"
     columns["len_mean"] *= 1 + 1.0 * LATE
     assert "M2" not in modes(watch(columns)[1])
+
+
+def test_answers_to_the_probe_become_alike():
+    columns = healthy()
+    columns["probe_dup_frac"] = columns["dup_frac"] * 0
+    _, events = watch(columns)
+    assert "M2" not in modes(events)
+    # 16 answers: of a few pairs nothing is said.
+    columns["probe_dup_frac"] += 0.25 * (LATE > 0.5)
+    assert "M2" not in modes(watch(columns)[1])
+    columns["probe_dup_frac"] *= 2.5
+    finding = opening(watch(columns)[1], "M2").finding
+    assert finding.severity == Severity.CRITICAL and "62% of the answers to the probe" in finding.summary
+
+
+def test_answers_to_the_probe_lose_variety():
+    columns = healthy()
+    columns["probe_distinct2"] = columns["distinct2"] * (1 - 0.6 * LATE)
+    finding = opening(watch(columns)[1], "M2").finding
+    assert finding.title == "less and less variety" and "of the answers to the probe fell from" in finding.summary

@@ -227,6 +227,8 @@ def test_a_saved_state_decides_as_one_that_was_never_saved():
         (1e-5, 1e-3, 100.0),
         (0.03, 1e-3, None),  # 30 times, the limit
         (1e-3 / 30, 1e-3, None),
+        (1e-5, 0.01, None),  # the slip is the policy's
+        (0.4, 0.01, 1 / 40),
         (None, 1e-3, None),
         (0.05, None, None),
     ],

@@ -8,6 +8,8 @@ import statistics as standard
 import numpy as np
 import pytest
 
+from rlhf_ext.diagnostics.history import Change
+from rlhf_ext.diagnostics.signals import describe
 from rlhf_ext.diagnostics.statistics import (
     PageHinkley,
     block_medians,
@@ -135,3 +137,9 @@ def test_false_alarms_and_power_of_the_trend_test():
     assert blocked <= 0.05
     ramp = 3 * np.arange(400) / 60
     assert np.mean([alarms(x + ramp, trend_z, 3) for x in still[:20]]) >= 0.95
+
+
+def test_a_change_is_described_with_its_slope():
+    x = np.arange(50.0) * 0.02 + 1
+    x[::10] += 5
+    assert "(Theil-Sen +0.02 a rollout, " in describe(Change(x), "nats/token")

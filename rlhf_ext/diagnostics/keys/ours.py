@@ -55,6 +55,8 @@ OURS = Framework(
         "lr": ("learning_rate",),
         "lr_critic": ("value/learning_rate",),
         "quality": ("probe/quality",),
+        "probe_dup_frac": ("probe/duplicate_fraction",),
+        "probe_distinct2": ("probe/distinct_2",),
     },
     unused={
         "kl/target": "in the unit of kl_unit, which the log does not hold: give --kl_target and --kl_unit",
