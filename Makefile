@@ -112,7 +112,7 @@ newest: .venv-newest/.installed
 
 # Secrets in tracked files are looked for by a test (tests/test_secrets.py). The audit asks a service on the network, and
 # ends with an error where it cannot.
-.PHONY: audit audit-tools secrets
+.PHONY: audit audit-tools
 
 audit: audit-tools
 	$(BIN)/python .ci/audit
@@ -122,6 +122,3 @@ audit-tools: $(VENV)/.audit
 $(VENV)/.audit: $(DEPENDS) | $(BIN)/python
 	$(INSTALL) "pip-audit>=2.9"
 	@touch $@
-
-secrets: $(VENV)/.dev
-	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline

@@ -194,8 +194,8 @@ def test_the_length_of_the_run_comes_from_the_dataset_if_it_is_here(check, tmp_p
 @pytest.mark.parametrize(
     ("recipe", "arguments", "message"),
     [
-        ("- beta\n- 1\n", [], "must contain a YAML mapping"),
-        ("", [], "must contain a YAML mapping"),
+        ("- beta\n- 1\n", [], "holds a list and no settings; a recipe has one setting a line"),
+        ("", [], "is empty; a recipe has one setting a line"),
         ("beta: [1\n", [], "is not YAML"),
         ({"learning_rat": 1.0}, [], "learning_rat (did you mean learning_rate?)"),
         ({"kl_coef": 0.1}, [], "`kl_coef` is now beta"),

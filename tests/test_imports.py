@@ -1,6 +1,8 @@
 """The import directions of the design, read from the source and seen in fresh interpreters."""
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,7 @@ ALLOWED = {
         "torch",
         "yaml",
         "rlhf_ext.configs",
+        "rlhf_ext.kl_control",
         "rlhf_ext.version",
         "rlhf_ext.demo",
         "rlhf_ext.diagnostics",
@@ -93,6 +96,38 @@ def test_a_program_imports_trl_and_public_names_alone(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "rlhf_ext":
             assert {alias.name for alias in node.names} <= set(rlhf_ext.__all__)
+
+
+# Distribution -> what it is imported as, where the two differ.
+IMPORTED_AS = {"pyyaml": "yaml"}
+# Asked for only where it is at work: DeepSpeed under a launch of it, IPython in a notebook, matplotlib for a plot.
+OPTIONAL = {"deepspeed", "IPython", "matplotlib"}
+
+
+def declared(*sections):
+    """Top-level modules of the requirements in these sections of setup.cfg."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = " ".join(setup[section][key] for section, key in sections).split()
+    names = [re.match(r"[\w.-]+", requirement)[0].lower() for requirement in required]
+    return {IMPORTED_AS.get(name, name).lower() for name in names}
+
+
+@pytest.mark.parametrize("part", ["demo", "the rest"])
+def test_what_is_imported_is_declared(part):
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "trainers").glob("*.py")]
+    names = {
+        name.split(".")[0]
+        for path in files
+        if (PACKAGE / "demo" in path.parents) == (part == "demo")
+        for name in imported(path)
+    }
+    foreign = {name for name in names if name and name != "rlhf_ext" and name not in sys.stdlib_module_names}
+    sections = [("options", "install_requires")]
+    sections += [("options.extras_require", extra) for extra in ("demo", "plots") if part == "demo"]
+    allowed = declared(*sections) | {name.lower() for name in OPTIONAL}
+    assert len(foreign) > 5
+    assert {name for name in foreign if name.lower() not in allowed} == set()
 
 
 def loaded_by(statement):

@@ -118,7 +118,8 @@ def test_migrate_runs_without_torch(rlhf_ext, tmp_path):
 
 @pytest.mark.parametrize("command", ["sft", "reward", "ppo", "plan"])
 def test_a_command_that_needs_more_says_what_is_missing(rlhf_ext, command):
-    done = rlhf_ext(command, "--config", "demo")
+    program = "ppo" if command == "plan" else command
+    done = rlhf_ext(command, "--config", f"qwen2.5-0.5b-{program}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"rlhf-ext {command}: error: the package ") and "is not installed" in done.stderr
     assert done.stderr.count("\n") == 1

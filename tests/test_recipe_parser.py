@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_ext.cli.settings import PROGRAMS
+
 ROOT = Path(__file__).parent.parent
 ON_CPU = "use_cpu: true\nbf16: false\n"
 
@@ -14,6 +16,9 @@ def program(request, monkeypatch, capsys, tmp_path):
     """A function that runs a program in an empty folder and gives its exit status and what it prints."""
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(ROOT / "trainers" / f"{request.param}.py"))["main"]
+
+    # The least that a terminal has.
+    monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", [f"{request.param}.py", *arguments])
@@ -31,7 +36,9 @@ def test_help_begins_with_what_the_program_does_and_how_it_gets_its_recipe(progr
     usage, first, *_ = printed.split("\n\n")
     assert usage.startswith("usage: ") and usage.endswith(".py [--config RECIPE.yaml] [--SETTING VALUE ...]")
     assert first in (ROOT / "trainers" / usage.split()[1]).read_text()
-    assert "--learning_rate LEARNING_RATE" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "One of linear, cosine" in printed
+    assert "  --learning_rate VALUE\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -41,9 +48,12 @@ def test_help_begins_with_what_the_program_does_and_how_it_gets_its_recipe(progr
         (["--config"], "", "--config needs the path of a recipe"),
         (["recipe.yaml"], ON_CPU, "not a setting: recipe.yaml. A recipe is given with --config"),
         (["--config=recipe.yaml"], "learning_rat: 1", "unknown settings: learning_rat (did you mean learning_rate?)"),
-        (["--config", "recipe.yaml"], "zzz: 1\nqqq: 2", "unknown settings: zzz, qqq"),
+        (["--config", "recipe.yaml"], "zzz: 1\nqqq: 2", "unknown settings: zzz, qqq. Correct or remove them"),
         (["--learning_rat", "1"], "", "unknown settings: learning_rat (did you mean learning_rate?)"),
-        (["--config", "recipe.yaml"], "", "must contain a YAML mapping"),
+        (["--config", "recipe.yaml"], "", "'recipe.yaml' is empty; a recipe has one setting a line"),
+        (["--config", "recipe.yaml"], "- a: 1", "'recipe.yaml' holds a list and no settings; a recipe has"),
+        (["--config", "recipe.yaml"], "on: 1", "'recipe.yaml': True (bool) is no name of a setting"),
+        (["--config", "."], "", "'.' is a folder; give one of recipe.yaml"),
         (["--config", "recipe.yaml"], "a: [1", "'recipe.yaml' is not YAML: "),
         (["--config", "recipe.yaml"], "learning_rate: fast", "invalid float value: 'fast'"),
         (["--config", "recipe.yaml"], ON_CPU + "lr_scheduler_type: spiral", "spiral"),
@@ -57,6 +67,14 @@ def test_what_cannot_be_used_is_named_in_one_sentence(arguments, recipe, message
     assert message in printed
     # The list of all settings would push the sentence off the screen.
     assert len(printed) < 600
+
+
+def test_a_setting_of_another_program_is_said_to_be_one(program):
+    code, printed = program("--use_cpu", "1", "--packing", "1", "--reward_model", "x", "--report_card", "1")
+    own = next(name for name in PROGRAMS if f"{name}.py: error: " in printed)
+    of = {"packing": "sft", "reward_model": "ppo", "report_card": "reward"}
+    expected = ", ".join(f"{name} (a setting of rlhf-ext {other})" for name, other in of.items() if other != own)
+    assert code == 2 and f"unknown settings: {expected}. Correct or remove them\n" in printed
 
 
 def test_a_misspelt_name_is_named_before_what_its_absence_causes(tmp_path, capsys):

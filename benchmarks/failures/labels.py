@@ -156,8 +156,10 @@ def explains_nothing(row: dict[str, Any]) -> bool:
 
 
 def _still(rows: Rows) -> Label | None:
-    """M5: the policy has not moved, and the gold score is where it was."""
+    """M5: the policy has not moved, and the gold score is where it was; nothing of a run that broke off before it could."""
     first, late = rows[0], rows[-5:]
+    if rows[-1]["rollout"] == 0:
+        return None
     gold = sum(row["gold"] for row in late) / len(late)
     if median(row["kl"] for row in late) >= MIN_MOVE or abs(gold - first["gold"]) >= 0.25 * first["gold_sd"]:
         return None

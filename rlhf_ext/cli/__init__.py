@@ -3,22 +3,21 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 from ..version import __version__
 from . import check, completions, demo, diagnose, env, migrate, plan, training
 from .exits import errors_as_messages
-from .parser import CommandParser, accept_both_spellings
+from .parser import CommandParser, accept_both_spellings, commands_of, help_formatter, not_taken
 
 _EPILOG = """\
 exit status:
   0  done
   1  a finding, or something failed while it ran
   2  wrong input
-  130, 143  stopped by Ctrl-C or SIGTERM, after a checkpoint where `ppo` was training
+  130, 143  stopped by Ctrl-C or SIGTERM; `ppo` saves a checkpoint first
 
-Errors are one message; --debug, with any command, prints the traceback. docs/cli.md has the whole.
+Errors are one message; --debug, with any command, prints the traceback.
 """
 # Values of the setting `debug` of transformers, which is not this program's option.
 _DEBUG_SETTINGS = {"underflow_overflow", "tpu_metrics_debug"}
@@ -34,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     debug, rest = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
     # What a command does not know is a setting of the recipe, which the recipe's parser judges.
-    known, settings = make_parser().parse_known_args(rest or ["--help"])
+    parser = make_parser()
+    known, settings = parser.parse_known_args(rest or ["--help"])
     known.debug = debug
     # The demo alone runs long in this process; the training programs keep their tracebacks themselves.
     with errors_as_messages(f"rlhf-ext {known.command}", debug, keep_traceback=known.command == "demo"):
         if settings and not known.takes_settings:
-            raise ValueError(f"unknown option {settings[0]}; rlhf-ext {known.command} --help lists them.")
+            raise ValueError(not_taken(commands_of(parser)[known.command], settings[0]))
         known.run(known, settings)
 
 
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="rlhf-ext",
         description="RLHF with PPO for the Hugging Face stack. `rlhf-ext COMMAND --help` says more.",
         epilog=_EPILOG,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
+        formatter_class=help_formatter,
     )
     parser.add_argument("--version", action="version", version=f"rlhf-ext {__version__}")
     parser.set_defaults(takes_settings=False)

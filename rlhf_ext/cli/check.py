@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .numbers import whole
+from .parser import help_formatter
 from .shipped import recipe_path
 
 if TYPE_CHECKING:
@@ -30,10 +33,10 @@ def add_command(commands: Any) -> None:
         help="what is wrong with a recipe, before anything is loaded",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     parser.add_argument("--config", metavar="RECIPE", help="recipe of PPO: a file, or a shipped one by name")
-    parser.add_argument("--num_gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
+    parser.add_argument("--num_gpus", type=whole(1), default=1, metavar="N", help="GPUs of the run (default: 1)")
     parser.add_argument("--json", action="store_true", help="print plain data")
     parser.set_defaults(run=run, takes_settings=True)
 
@@ -62,11 +65,13 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _preflight(arguments: argparse.Namespace, overrides: list[str]) -> "tuple[list[Finding], list[str]]":
-    recipe = recipe_path(arguments.config) if arguments.config else None
+    recipe = recipe_path(arguments.config, "ppo") if arguments.config else None
     if find_spec("trl") is None:
         from .light_check import preflight_of_text
 
         return preflight_of_text(recipe, overrides, arguments.num_gpus)
+    # A dataset is read for its length: no bar of that.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from ..programs.ppo import PPOScriptArguments
     from ..trainer.recipe_check import preflight_of_recipe
 

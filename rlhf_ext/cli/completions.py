@@ -1,23 +1,24 @@
 """`rlhf-ext completions`: a script with which a shell completes commands, options and names."""
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
+from .parser import commands_of, help_formatter
+from .settings import PROGRAMS
 from .shipped import launch_names, recipe_names
-from .training import PROGRAMS
 
 SHELLS = ("bash", "zsh", "fish")
-_NAMES: dict[str, Callable[[], list[str]]] = {"config": recipe_names, "accelerate_config": launch_names}
 _PATHS = {
     "critic_model", "dataset_name", "html", "model_name_or_path", "output", "output_dir", "path", "reward_model", "script",
 }  # fmt: skip
 _DESCRIPTION = """\
-Print a script that completes commands, settings, and the names of recipes and launch configurations. To install it:
+Print a script that completes commands, settings, and the names of recipes and launch configurations. Write it to
 
-  bash   rlhf-ext completions bash > ~/.local/share/bash-completion/completions/rlhf-ext
-  zsh    rlhf-ext completions zsh > ~/.zfunc/_rlhf-ext        (a folder of $fpath)
-  fish   rlhf-ext completions fish > ~/.config/fish/completions/rlhf-ext.fish
+  bash  ~/.local/share/bash-completion/completions/rlhf-ext
+  zsh   ~/.zfunc/_rlhf-ext, or another folder of $fpath
+  fish  ~/.config/fish/completions/rlhf-ext.fish
+
+such as with: rlhf-ext completions zsh > ~/.zfunc/_rlhf-ext
 """
 
 
@@ -28,7 +29,7 @@ def add_command(commands: Any) -> None:
         help="a script that completes this command line in your shell",
         description=_DESCRIPTION,
         epilog="Exit status: 0, or 2 for a shell that is not one of these.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     parser.add_argument("shell", choices=SHELLS, help="shell to write it for")
     parser.set_defaults(run=run)
@@ -57,23 +58,20 @@ def complete_parser(file: Any) -> argparse.ArgumentParser:
     """
     from . import make_parser
 
-    parser: Any = make_parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    for name, command in commands.choices.items():
-        taken = {action.dest for action in command._actions}
-        for setting in sorted(set(_settings_of(name)) - taken):
+    parser = make_parser()
+    for name, command in commands_of(parser).items():
+        program = "ppo" if name in ("check", "plan") else name
+        known = PROGRAMS[program].names() if program in PROGRAMS else []
+        for setting in sorted(set(known) - {action.dest for action in command._actions}):
             command.add_argument(f"--{setting}", metavar="VALUE")
-        for action in command._actions:
+        actions: list[Any] = command._actions
+        for action in actions:
             if action.help == argparse.SUPPRESS:  # too many for --help
                 action.help = ""
-            if action.dest in _NAMES:
-                action.choices = _NAMES[action.dest]()
+            if action.dest == "config":
+                action.choices = recipe_names(program)
+            elif action.dest == "accelerate_config":
+                action.choices = launch_names()
             elif action.dest in _PATHS:
                 action.complete = file
     return parser
-
-
-def _settings_of(command: str) -> list[str]:
-    if command in ("check", "plan"):
-        command = "ppo"
-    return PROGRAMS[command][0].names() if command in PROGRAMS else []

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from .parser import help_formatter
+
 _DESCRIPTION = """\
 Preferences, a reward model, PPO and a judgement on held-out prompts with SmolLM2-135M, on two CPU cores in
 about a quarter of an hour. The report, curves and models are in the output folder; the same command goes on
@@ -21,7 +23,7 @@ def add_command(commands: Any) -> None:
         help="a whole RLHF run on a small real model, without the network",
         description=_DESCRIPTION,
         epilog="Exit status: 0; 2 for wrong input, 1 for a failure, 130 if it was stopped.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     add_arguments(parser)
     parser.set_defaults(run=run)

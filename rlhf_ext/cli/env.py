@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..version import __version__
+from .parser import help_formatter
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "huggingface_hub",
@@ -31,6 +32,7 @@ def add_command(commands: Any) -> None:
         help="versions and devices of this machine, for a bug report",
         description="Print what is installed here and what it runs on. No token or password is printed.",
         epilog="Exit status: 0.",
+        formatter_class=help_formatter,
     )
     parser.add_argument("--json", action="store_true", help="print plain data")
     parser.set_defaults(run=run)

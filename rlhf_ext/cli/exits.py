@@ -1,5 +1,6 @@
 """How a command ends: with a message instead of a traceback, and with the exit status that docs/cli.md lists."""
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,15 @@ ERRORS_VARIABLE = "RLHF_EXT_ERRORS"
 DEBUG_VARIABLE = "RLHF_EXT_DEBUG"
 """Set to 1: tracebacks are printed as Python does."""
 
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "choose another place, or change its permissions",
+    errno.EPERM: "choose another place, or change its permissions",
+    errno.EROFS: "choose another place",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "give a path without a file on the way",
+    errno.ENOSPC: "make room, or choose another disk",
+}
 _INPUT_ERRORS = (OSError, ValueError, TypeError, ImportError)
 _PACKAGE = Path(__file__).parents[1]
 
@@ -123,7 +133,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name!r} is not installed here; `rlhf-ext env` lists what is"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror}: {str(error.filename)!r}"
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{error.strerror}: {str(error.filename)!r}{f'; {remedy}.' if remedy else ''}"
     text = str(error).strip()
     if isinstance(error, _INPUT_ERRORS) and text:
         return text

@@ -1,11 +1,11 @@
 """`rlhf-ext check` where TRL is not installed: the settings as the recipe has them, with the defaults of `PPOConfig`."""
 
-from pathlib import Path
 from typing import Any
 
 from ..diagnostics import Finding, RunSettings, preflight
 from ..diagnostics.run_config import settings_from
 from ..migration import explain_old_names
+from .recipe_file import read_settings_file
 from .settings import PPO
 
 DEFAULTS: dict[str, Any] = {
@@ -66,7 +66,7 @@ def preflight_of_text(recipe: str | None, overrides: list[str], num_gpus: int) -
         ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is one of TRL's old PPO, or
             kl_target has no unit.
     """
-    given = _read(recipe) | _pairs(overrides)
+    given = (read_settings_file(recipe) if recipe else {}) | _pairs(overrides)
     explanation = explain_old_names([name for name in given if name not in PPO.names()])
     if explanation:
         raise ValueError(explanation)
@@ -102,20 +102,6 @@ def _resolved(settings: dict[str, Any], num_gpus: int) -> dict[str, Any]:
     if not (settings["bf16"] or settings["fp16"]) and dtype not in (None, "auto"):
         resolved["dtype"] = dtype
     return {name: value for name, value in settings.items() if name != "dtype"} | resolved
-
-
-def _read(recipe: str | None) -> dict[str, Any]:
-    if recipe is None:
-        return {}
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {recipe!r} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"--config: {recipe!r} must contain a YAML mapping of settings.")
-    return content
 
 
 def _pairs(overrides: list[str]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .parser import help_formatter
+
 _DESCRIPTION = """\
 Read a script that uses PPO of TRL, of 0.11 and earlier (a loop around `step`) or 0.12 to 1.12, and print every old name
 with its line, what it is now, and what behaves differently. The script is neither run nor changed.
@@ -20,7 +22,7 @@ def add_command(commands: Any) -> None:
         help="what a script for TRL's old PPO needs in order to run here",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     parser.add_argument("script", metavar="SCRIPT", help="Python file or notebook")
     parser.add_argument("--json", action="store_true", help="print plain data")
@@ -55,6 +57,13 @@ def run(arguments: argparse.Namespace, _: list[str]) -> None:
 def _source(path: Path) -> str:
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; give one script.")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r} in {Path.cwd()}; give a Python file or a notebook.")
+    if path.suffix in (".yaml", ".yml"):
+        # Many a recipe is Python too, with annotations and nothing else.
+        raise ValueError(
+            f"{str(path)!r} is a recipe: `rlhf-ext check --config {path}` says what its old names are now."
+        )
     try:
         text = path.read_text(encoding="utf-8")
         return _cells(text) if path.suffix == ".ipynb" else text

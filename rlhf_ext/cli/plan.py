@@ -3,9 +3,12 @@
 import argparse
 import json
 import logging
+import os
 import warnings
 from typing import Any
 
+from .numbers import whole
+from .parser import help_formatter
 from .shipped import recipe_path
 
 _DESCRIPTION = """\
@@ -21,18 +24,18 @@ def add_command(commands: Any) -> None:
     """Add `plan` to the subparsers of the command line."""
     parser = commands.add_parser(
         "plan",
-        help="memory of a PPO run, per role and phase, before anything is loaded",
+        help="memory of a PPO run, per role and phase, before anything loads",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     parser.add_argument("--config", metavar="RECIPE", help="recipe of PPO: a file, or a shipped one by name")
-    parser.add_argument("--num_gpus", type=int, default=1, metavar="N", help="GPUs of the run (default: 1)")
+    parser.add_argument("--num_gpus", type=whole(1), default=1, metavar="N", help="GPUs of the run (default: 1)")
     parser.add_argument("--zero_stage", type=int, default=0, choices=range(4), help="stage of ZeRO (default: 0)")
     parser.add_argument("--offload", choices=("optimizer", "all"), help="what ZeRO keeps on the host")
     parser.add_argument(
         "--prompt_length",
-        type=int,
+        type=whole(1),
         metavar="TOKENS",
         help="longest prompt; by default that of the recipe's dataset, if it is on this machine",
     )
@@ -50,7 +53,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         overrides (`list[str]`):
             Settings of the recipe on the command line.
     """
-    # On import it says which fast kernels it lacks; nothing is computed here.
+    # No bar of the dataset that is read; and on import bitsandbytes says which fast kernels it lacks.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from ..planning.advice import changes_that_help
     from ..planning.plan import plan_memory
@@ -60,7 +64,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     # Deprecated names of settings are the recipe's affair when it is run.
     warnings.simplefilter("ignore", FutureWarning)
-    recipe = ["--config", recipe_path(arguments.config)] if arguments.config else []
+    recipe = ["--config", recipe_path(arguments.config, "ppo")] if arguments.config else []
     settings, notes = read_plan_settings(
         PPOScriptArguments,
         [*recipe, *overrides],

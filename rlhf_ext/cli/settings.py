@@ -8,7 +8,8 @@ them against these.
 import textwrap
 from dataclasses import dataclass
 
-_WIDTH = 106
+# The narrowest terminal: the settings stand in columns, which are not wrapped again.
+_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -22,116 +23,133 @@ class Settings:
         common (`dict[str, str]`):
             Setting -> what it is; those that most recipes have.
         groups (`dict[str, str]`):
-            Title -> the other settings worth knowing, with blanks between.
+            Title -> other settings worth knowing, with blanks between.
+        rest (`str`):
+            More of them, which are completed and stand in `--help-all` alone: `--help` has to fit a screen.
     """
 
     purpose: str
     common: dict[str, str]
     groups: dict[str, str]
+    rest: str
 
     def names(self) -> list[str]:
         """Every setting that is named."""
-        return [*self.common, *" ".join(self.groups.values()).split()]
+        return [*self.common, *" ".join([*self.groups.values(), self.rest]).split()]
 
     def to_text(self) -> str:
         """The part of `--help` between usage and options."""
-        lines = [*textwrap.wrap(self.purpose, _WIDTH), "", "most used:"]
-        lines += [f"  {f'--{name}':<32}{text}" for name, text in self.common.items()]
-        lines += ["", "more (--help-all says what each is):"]
+        lines = [self.purpose, "", "most used:"]
+        lines += [f"  {f'--{name}':<30} {text}" for name, text in self.common.items()]
+        lines += ["", "more (--help-all has every setting, and says what it is):"]
         for title, names in self.groups.items():
-            lines += textwrap.wrap(names, _WIDTH, initial_indent=f"  {title:<12}", subsequent_indent=" " * 14)
+            lines += textwrap.wrap(names, _WIDTH, initial_indent=f"  {title:<8} ", subsequent_indent=" " * 11)
         return "\n".join(lines)
 
 
-_DATA = "dataset_config dataset_train_split dataset_test_split dataset_streaming"
-_MIXTURE = f"{_DATA} datasets"
-_LORA = "lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save load_in_4bit"
-_MODEL = "dtype attn_implementation model_revision model_init_kwargs trust_remote_code"
-_MEMORY = "gradient_accumulation_steps gradient_checkpointing bf16 fp16 optim use_cpu"
-_SCHEDULE = "num_train_epochs lr_scheduler_type warmup_steps weight_decay max_grad_norm seed"
-_SAVE = "save_steps save_total_limit logging_steps run_name push_to_hub hub_model_id"
 _OUTPUT = {
-    "output_dir": "folder of the model, the checkpoints and the logs",
-    "resume_from_checkpoint": "true goes on from the newest checkpoint in output_dir",
+    "output_dir": "folder of the model, checkpoints and logs",
+    "resume_from_checkpoint": "true: from the newest checkpoint in output_dir",
 }
 _TRAINING = {
-    "learning_rate": "peak learning rate; with LoRA about ten times that without",
+    "learning_rate": "peak; with LoRA about ten times that without",
     "per_device_train_batch_size": "sequences that a GPU holds in an update",
-    "use_peft": "true trains a LoRA adapter instead of the whole model",
+    "use_peft": "true trains a LoRA adapter, not the whole model",
     "max_steps": "optimizer steps; or num_train_epochs",
 }
+_SCHEDULE = "num_train_epochs lr_scheduler_type warmup_steps max_grad_norm seed"
+_LORA = "lora_r lora_alpha lora_target_modules load_in_4bit"
+_MODEL = "dtype attn_implementation trust_remote_code"
+_MEMORY = "gradient_accumulation_steps gradient_checkpointing bf16 use_cpu"
+_HUB = "push_to_hub hub_model_id"
+_TOKENS = "chat_template_path eos_token pad_token"
+_EVALUATION = "eval_strategy eval_steps per_device_eval_batch_size"
+_REST = (
+    "dataset_config dataset_streaming fp16 lora_dropout lora_modules_to_save model_init_kwargs model_revision optim "
+    "run_name save_total_limit weight_decay"
+)
 
 SFT = Settings(
-    purpose="Fine-tune a language model on texts or conversations: the policy that RLHF starts from.",
+    purpose="Fine-tune a language model on texts or conversations: RLHF starts from it.",
     common={
         "model_name_or_path": "model: Hub id or folder",
-        "dataset_name": "Hub id, folder or .jsonl file: prompt and completion, messages, or text",
+        "dataset_name": "Hub id, folder or .jsonl, with text or messages",
         **_OUTPUT,
         **_TRAINING,
         "max_length": "longest sequence, in tokens",
         "packing": "true puts several sequences in a row",
     },
     groups={
-        "data": f"{_MIXTURE} dataset_text_field completion_only_loss assistant_only_loss packing_strategy",
-        "tokens": "chat_template_path eos_token pad_token",
+        "data": "dataset_train_split dataset_test_split datasets dataset_text_field completion_only_loss "
+        "assistant_only_loss",
+        "tokens": _TOKENS,
         "schedule": _SCHEDULE,
         "LoRA": _LORA,
         "model": _MODEL,
         "memory": f"{_MEMORY} padding_free activation_offloading",
-        "evaluation": "eval_strategy eval_steps per_device_eval_batch_size",
-        "saving": f"{_SAVE} report_to",
+        "testing": _EVALUATION,
+        "saving": f"save_steps logging_steps report_to {_HUB}",
     },
+    rest=f"{_REST} packing_strategy",
 )
 
 REWARD = Settings(
     purpose="Train a reward model on preference pairs, and measure it on held-out ones.",
     common={
         "model_name_or_path": "model to start from: Hub id or folder",
-        "dataset_name": "Hub id, folder or .jsonl file: chosen and rejected, and prompt or none",
-        "dataset_test_split": "held-out pairs for the report card, such as train[90%:]",
+        "dataset_name": "Hub id, folder or .jsonl: chosen and rejected",
+        "dataset_test_split": "pairs for the report card, such as train[90%:]",
         **_OUTPUT,
         **_TRAINING,
         "max_length": "longest sequence, in tokens",
     },
     groups={
-        "data": "dataset_config dataset_train_split dataset_streaming datasets",
-        "report card": "report_card calibration_bins reference_dataset_name reference_dataset_split",
+        "data": "dataset_train_split datasets",
+        "card": "report_card calibration_bins reference_dataset_name reference_dataset_split",
         "loss": "center_rewards_coefficient disable_dropout",
-        "tokens": "chat_template_path eos_token pad_token",
+        "tokens": _TOKENS,
         "schedule": _SCHEDULE,
         "LoRA": _LORA,
         "model": _MODEL,
         "memory": f"{_MEMORY} activation_offloading",
-        "evaluation": "eval_strategy eval_steps per_device_eval_batch_size",
-        "saving": f"{_SAVE} report_to",
+        "testing": _EVALUATION,
+        "saving": f"save_steps logging_steps report_to {_HUB}",
     },
+    rest=_REST,
 )
 
 PPO = Settings(
     purpose="Align a language model with PPO against a reward model.",
     common={
         "model_name_or_path": "policy: Hub id, folder, or adapter",
-        "reward_model": "Hub id or folder; several with commas are added up",
-        "dataset_name": "prompts: Hub id, folder or .jsonl file with the column prompt",
+        "reward_model": "Hub id or folder; several with commas add up",
+        "dataset_name": "Hub id, folder or .jsonl, with a column prompt",
         **_OUTPUT,
-        "kl_target": "distance from the reference to hold, in nats; needs kl_unit",
-        "kl_unit": "unit of kl_target: sequence (per completion) or token",
+        "kl_target": "distance from the reference to hold, in nats",
+        "kl_unit": "of kl_target: sequence (completion) or token",
         "max_completion_length": "longest completion, in tokens",
         **_TRAINING,
     },
     groups={
         "KL": "beta kl_controller kl_placement kl_estimator",
-        "rollout": "steps_per_generation generation_batch_size num_generations temperature use_vllm",
-        "scores": "missing_eos_penalty normalize_scores score_clip reward_weights",
-        "PPO": "num_iterations epsilon gamma lam normalize_advantages entropy_coef adam_epsilon",
-        "sampling": "allow_mismatched_sampling disable_dropout chat_template_kwargs",
+        "score": "missing_eos_penalty normalize_scores score_clip reward_weights",
+        "rollout": "steps_per_generation generation_batch_size num_generations temperature allow_mismatched_sampling "
+        "chat_template_kwargs use_vllm",
+        "PPO": "num_iterations epsilon gamma lam normalize_advantages entropy_coef",
         "critic": "critic critic_model critic_learning_rate critic_warmup_rollouts vf_coef value_clip_range",
-        "watching": "diagnostics probe_every probe_size log_completions logging_steps report_to",
-        "data": _DATA,
-        "schedule": _SCHEDULE,
+        "watching": "diagnostics probe_every probe_size log_completions logging_steps",
+        "training": f"dataset_train_split dataset_test_split {_SCHEDULE} adam_epsilon",
         "LoRA": f"{_LORA} merge",
-        "model": _MODEL,
-        "memory": _MEMORY,
-        "saving": f"{_SAVE.replace('logging_steps ', '')} skip_damaged_checkpoints",
+        "model": f"{_MODEL} disable_dropout {_MEMORY}",
+        "saving": f"save_steps report_to {_HUB}",
     },
+    rest=f"{_REST} skip_damaged_checkpoints",
 )
+
+PROGRAMS = {"sft": SFT, "reward": REWARD, "ppo": PPO}
+"""The training programs."""
+
+
+def programs_with(setting: str) -> list[str]:
+    """The training programs whose `--help` names a setting."""
+    return [program for program, settings in PROGRAMS.items() if setting in settings.names()]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli.exits import INTERRUPTED, errors_as_messages
-from ..cli.parser import CommandParser, accept_both_spellings
+from ..cli.numbers import whole
+from ..cli.parser import CommandParser, accept_both_spellings, help_formatter
 from .settings import DemoSettings
 
 if TYPE_CHECKING:
@@ -34,16 +35,31 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the demo."""
-    parser.add_argument("--output", type=Path, default=Path("demo_run"), help="folder of the run (default: demo_run)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kl-placement", choices=("terminal", "token"), default="terminal")
-    parser.add_argument("--rollouts", type=int, default=DemoSettings.num_rollouts, help="PPO rollouts (default: 25)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_run"), metavar="FOLDER", help="folder of the run (default: demo_run)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of all that is drawn (default: 0)"
+    )
+    parser.add_argument(
+        "--kl-placement",
+        choices=("terminal", "token"),
+        default="terminal",
+        help="where the KL penalty stands (default: terminal)",
+    )
+    parser.add_argument(
+        "--rollouts",
+        type=whole(1),
+        default=DemoSettings.num_rollouts,
+        metavar="N",
+        help="PPO rollouts (default: 25)",
+    )
     parser.add_argument("--fresh", action="store_true", help="delete the run in --output and start over")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run or continue the demo."""
-    parser = CommandParser(prog="python -m rlhf_ext.demo", description=__doc__)
+    parser = CommandParser(prog="python -m rlhf_ext.demo", description=__doc__, formatter_class=help_formatter)
     add_arguments(parser)
     accept_both_spellings(parser)
     arguments = parser.parse_args(argv)
@@ -61,12 +77,19 @@ def run_or_continue(arguments: argparse.Namespace) -> None:
     """
     folder = arguments.output
     settings = DemoSettings(seed=arguments.seed, kl_placement=arguments.kl_placement, num_rollouts=arguments.rollouts)
-    if settings.num_rollouts < 1:
-        raise ValueError(f"--rollouts must be at least 1, got {settings.num_rollouts}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file; give a folder that is new or holds a run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "settings.json").is_file():
+        raise ValueError(
+            f"--output {folder} holds other files and no run of the demo, which would write over those of its own names; "
+            "give a folder that is new or holds a run"
+        )
     if arguments.fresh and (folder / "settings.json").is_file():
         shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {folder} cannot be made ({error.strerror}); give a folder elsewhere") from error
     try:
         run(folder, settings)
     except KeyboardInterrupt:

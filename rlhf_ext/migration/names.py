@@ -9,6 +9,8 @@ speak from them.
 from dataclasses import dataclass
 
 GONE = "gone"
+UNKNOWN = "unknown"
+"""Begins the `new` of a name that neither TRL's PPO had nor this one has."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from .behaviour import BEHAVIOUR, DEFAULTS, Default
-from .names import CLASSES, KEPT_ARGUMENTS, METHODS, METRICS, OLD_ARGUMENTS, OLD_NAMES, Change
-from .script import Migration
+from .names import CLASSES, KEPT_ARGUMENTS, METHODS, METRICS, OLD_ARGUMENTS, OLD_NAMES, UNKNOWN, Change
+from .script import Finding, Migration
 
 _WIDTH = 100
 _TABLES = {
@@ -34,6 +34,9 @@ def as_text(migration: Migration, path: str, source: str) -> str:
     count = len(migration.findings)
     lines = [f"{path}: PPO of TRL {migration.era}; {count} place{'' if count == 1 else 's'} to change.", ""]
     lines += _by_line(migration, source.splitlines())
+    unknown = [f"{finding.name} (line {finding.line})" for finding in migration.findings if _is_unknown(finding)]
+    if unknown:
+        lines += ["", *textwrap.wrap(f"Not known here, so look at these yourself: {', '.join(unknown)}.", _WIDTH)]
     lines += ["", "What no name says:"]
     lines += _wrapped_items(_defaults(migration))
     lines += _wrapped_items(f"{title}. {text}" for title, text in BEHAVIOUR.items())
@@ -80,11 +83,20 @@ def _by_line(migration: Migration, code: list[str]) -> Iterator[str]:
         if finding.line != line:
             line = finding.line
             yield f"{line:>4} | {code[line - 1].strip()}"
-        kept = finding.name == finding.new
-        yield from _wrap(f"{finding.name}: keeps its name" if kept else f"{finding.name} -> {finding.new}", "       ")
+        yield from _wrap(_what_became(finding), "       ")
         if finding.differs and finding.differs not in explained:
             explained.add(finding.differs)
             yield from _wrap(finding.differs, "           ")
+
+
+def _what_became(finding: Finding) -> str:
+    if finding.name == finding.new:
+        return f"{finding.name}: keeps its name"
+    return f"{finding.name}: {finding.new}" if _is_unknown(finding) else f"{finding.name} -> {finding.new}"
+
+
+def _is_unknown(finding: Finding) -> bool:
+    return finding.new.startswith(UNKNOWN)
 
 
 def _row(name: str, change: Change) -> tuple[str, str, str]:

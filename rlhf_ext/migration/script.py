@@ -2,11 +2,13 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from .behaviour import STEP_LOOP, TRAIN
-from .names import CLASSES, KEPT_ARGUMENTS, METHODS, METRICS, OLD_ARGUMENTS, OLD_NAMES, Change
+from .known import ARGUMENTS, SETTINGS
+from .names import CLASSES, KEPT_ARGUMENTS, METHODS, METRICS, OLD_ARGUMENTS, OLD_NAMES, UNKNOWN, Change
 
 _TRAINERS = {"PPOTrainer", "PPOv2Trainer"}
 _CONFIGS = {"PPOConfig", "PPOv2Config"}
@@ -222,21 +224,25 @@ class _Script:
         if self._is_parser(node) and set(self._classes_of(node)) & _CONFIGS:
             yield node.lineno, ast.unparse(node.func), _PARSER
         if name in _CONFIGS:
-            yield from self._of_keywords(node, OLD_NAMES)
+            yield from self._of_keywords(node, OLD_NAMES, SETTINGS, "PPOConfig")
             self.settings |= {keyword.arg for keyword in node.keywords if keyword.arg}
         elif name in _TRAINERS:
-            yield from self._of_keywords(node, OLD_ARGUMENTS | KEPT_ARGUMENTS)
+            yield from self._of_keywords(node, OLD_ARGUMENTS | KEPT_ARGUMENTS, ARGUMENTS, "PPOTrainer")
             positions = _POSITIONS[self.era]
             for argument, position in zip(node.args, positions, strict=False):
                 change = (OLD_ARGUMENTS | KEPT_ARGUMENTS).get(position, Change(f"{position}="))
                 yield argument.lineno, f"argument {position}", Change(f"{change.new} (by name)", change.differs)
 
-    def _of_keywords(self, node: ast.Call, table: dict[str, Change]) -> Iterator[tuple[int, str, Change]]:
+    def _of_keywords(
+        self, node: ast.Call, table: dict[str, Change], known: Collection[str], owner: str
+    ) -> Iterator[tuple[int, str, Change]]:
         for keyword in node.keywords:
             if keyword.arg is None:
                 yield keyword.value.lineno, f"**{ast.unparse(keyword.value)}", _UNPACKED
             elif keyword.arg in table:
                 yield keyword.lineno, keyword.arg, table[keyword.arg]
+            elif keyword.arg not in known:
+                yield keyword.lineno, keyword.arg, _unknown(keyword.arg, known, owner)
 
     def _of_attribute(self, node: ast.Attribute) -> Iterator[tuple[int, str, Change]]:
         line = node.end_lineno or node.lineno
@@ -245,10 +251,13 @@ class _Script:
             yield line, name, CLASSES[name]
         elif self._is_trainer(node.value) and node.attr in METHODS:
             yield line, f".{node.attr}", METHODS[node.attr]
-        elif node.attr in OLD_NAMES:
-            is_config = ast.unparse(node.value) in self.configs
-            if is_config or ("_" in node.attr and node.attr not in _COMMON_WORDS):
+        elif ast.unparse(node.value) in self.configs:
+            if node.attr in OLD_NAMES:
                 yield line, f".{node.attr}", OLD_NAMES[node.attr]
+            elif isinstance(node.ctx, ast.Store) and node.attr not in SETTINGS:
+                yield line, f".{node.attr}", _unknown(node.attr, SETTINGS, "PPOConfig")
+        elif node.attr in OLD_NAMES and "_" in node.attr and node.attr not in _COMMON_WORDS:
+            yield line, f".{node.attr}", OLD_NAMES[node.attr]
 
     def _of_text(self, node: ast.Constant, text: str) -> Iterator[tuple[int, str, Change]]:
         if text in METRICS:
@@ -259,6 +268,15 @@ class _Script:
             if match[1] in OLD_NAMES:
                 self.settings.add(match[1])
                 yield node.lineno + text.count("\n", 0, match.start()), f"--{match[1]}", OLD_NAMES[match[1]]
+
+
+def _unknown(name: str, known: Collection[str], owner: str) -> Change:
+    close = get_close_matches(name, sorted(known), n=1)
+    near = f" (near it is {close[0]})" if close else ""
+    return Change(
+        f"{UNKNOWN}: {owner} takes nothing of this name{near}",
+        "Of another version of a library: say it otherwise, or leave it out. Of a subclass of your own: keep it.",
+    )
 
 
 def _imports(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:

@@ -321,18 +321,44 @@ def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) 
     return kind
 
 
-def check_repository(what: str, path: str, args: PPOConfig) -> None:
+def check_repository(what: str, path: str, args: Any, *own: str) -> None:
     """
-    Refuse a model of another role than the policy's that is not there or damaged.
+    Refuse a model other than PPO's policy that is not there or damaged.
+
+    Args:
+        what, path (`str`):
+            See [`read_config`].
+        args (`PPOConfig`, `RewardConfig` or `SFTConfig`):
+            Settings of the trainer.
+        own (`str`):
+            Loading arguments that hold for this model alone, such as `"revision"`.
 
     Raises:
         OSError: If so.
     """
-    hub = hub_arguments(args.model_init_kwargs)
+    given = args.model_init_kwargs or {}
+    where = hub_arguments(given) | {name: given[name] for name in own if given.get(name)}
     with reading(what, path):
-        adapter = find_adapter_config_file(path, **hub)
+        adapter = find_adapter_config_file(path, **where)
     if adapter is None:
-        read_config(what, path, args.trust_remote_code, **hub)
+        read_config(what, path, args.trust_remote_code, **where)
+
+
+def check_trained_model(model: Any, args: Any) -> None:
+    """
+    Refuse the id or folder of a model that TRL's trainers would train, if it is not there or damaged.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            What was given as `model`.
+        args (`RewardConfig` or `SFTConfig`):
+            Settings of the trainer.
+
+    Raises:
+        OSError: If so.
+    """
+    if isinstance(model, str) and "gguf_file" not in (args.model_init_kwargs or {}):
+        check_repository("model", model, args, "revision", "subfolder")
 
 
 def repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:

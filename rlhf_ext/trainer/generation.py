@@ -1,5 +1,6 @@
 """Sampling without transformers' overheads: rows leave the batch when they end, prompts are read without their padding."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,15 +30,18 @@ class Sampler:
     Args:
         value_head (`torch.nn.Module`, *optional*):
             The critic's head where the critic shares the policy's trunk; the values are then known too.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            That of the log-probabilities which are trained on.
 
     Attributes:
         outputs ([`TokenOutputs`], *optional*):
             Log-probabilities and values `(B, C)` of the last call, zero after the end of a row; `None` where transformers
-            sampled.
+            sampled, or at another temperature.
     """
 
-    def __init__(self, value_head: nn.Module | None):
+    def __init__(self, value_head: nn.Module | None, temperature: float = 1.0):
         self.value_head = value_head
+        self.temperature = temperature
         self.outputs: TokenOutputs | None = None
         self.num_tokens = 0
 
@@ -83,7 +87,9 @@ class Sampler:
                 if not batch.append(sampled, stopping_criteria):
                     break
                 logits = batch.step()
-        ids, self.outputs = batch.results(generation_config._pad_token_tensor)
+        ids, outputs = batch.results(generation_config._pad_token_tensor)
+        if math.prod(processor.temperature for processor in logits_processor) == self.temperature:
+            self.outputs = outputs
         self.num_tokens = sum(len(rows) for rows, *_ in batch.sampled)
         return ids
 

@@ -3,19 +3,31 @@
 import difflib
 import os
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from trl import ModelConfig, TrlParser
 
 from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT, end
+from ..cli.parser import ParagraphFormatter
+from ..cli.recipe_file import read_settings_file
+from ..cli.settings import programs_with
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    pass
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, ParagraphFormatter):
+    """One spelling of a setting, and its choices in the text beside it: some have forty."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if action.nargs == 0 or not action.option_strings:
+            return super()._format_action_invocation(action)
+        return f"{action.option_strings[0]} VALUE{' ...' if action.nargs in ('+', '*') else ''}"
+
+    def _get_help_string(self, action: Action) -> str | None:
+        text = super()._get_help_string(action)
+        return (
+            text if action.choices is None else f"One of {', '.join(map(str, action.choices))}. {text or ''}".strip()
+        )
 
 
 class RecipeParser(TrlParser):
@@ -98,20 +110,21 @@ class RecipeParser(TrlParser):
     def _check_recipe(self, following: list[str]) -> None:
         if not following:
             self.error("--config needs the path of a recipe")
-        path = Path(following[0])
-        if not path.is_file():
-            self.error(f"--config: there is no file {str(path)!r} in {Path.cwd()}")
         try:
-            yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            self.error(f"--config: {str(path)!r} is not YAML: {' '.join(str(error).split())}")
+            read_settings_file(following[0])
+        except ValueError as error:
+            self.error(str(error))
 
     def _refuse_unknown(self, names: list[str]) -> None:
         if not names:
             return
         explanation = self.explain_names(names) if self.explain_names else None
-        self.error(explanation or f"unknown settings: {', '.join(map(self._with_suggestion, names))}")
+        unknown = ", ".join(map(self._with_suggestion, names))
+        self.error(explanation or f"unknown settings: {unknown}. Correct or remove them")
 
     def _with_suggestion(self, name: str) -> str:
+        others = programs_with(name)
+        if others:
+            return f"{name} (a setting of rlhf-ext {' and '.join(others)})"
         similar = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
         return f"{name} (did you mean {similar[0]}?)" if similar else name

@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
 from ..reward_report import REPORT_PAGE_FILE, RewardReport
+from .checks import check_trained_model
 from .held_out import completion_lengths, make_report, rankings_of
 from .hub import Card, HubTrainer
 from .launch import check_saves_weights
@@ -99,6 +100,7 @@ class RewardTrainer(HubTrainer, trl.RewardTrainer):
         if not isinstance(args, RewardConfig):
             raise TypeError(f"args must be a rlhf_ext.RewardConfig, got {type(args).__module__}.{type(args).__name__}")
         check_saves_weights(args)
+        check_trained_model(model, args)
         tokenizer = _reward_tokenizer(model, args, processing_class)
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, tokenizer, *trainer_args, **trainer_kwargs

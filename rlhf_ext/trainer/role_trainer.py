@@ -112,7 +112,7 @@ class RoleTrainer(MeasuredTrainer):
         self._score_affine = score_affine(self.reward_funcs, self.args.normalize_scores)
         if self.use_vllm:
             sync_policy_only(self.vllm_generation)
-        self._sampler = Sampler(self.critic.value_head if kind == "head" else None)
+        self._sampler = Sampler(self.critic.value_head if kind == "head" else None, self.args.temperature)
 
     def _make_critic(self, kind: str, critic_model: str | PreTrainedModel | None, policy: PreTrainedModel) -> Critic:
         if kind != "model":

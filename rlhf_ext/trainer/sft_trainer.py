@@ -1,10 +1,14 @@
 """TRL's supervised fine-tuning with what our trainers do with the Hub."""
 
 from pathlib import Path
+from typing import Any
 
 import trl
 from accelerate.utils import is_peft_model
+from peft import PeftModel
+from transformers import PreTrainedModel
 
+from .checks import check_trained_model
 from .hub import LOADING_HEADING, Card, HubTrainer
 from .model_card import loading_code, named, package_versions, recipe, write_curves
 from .sft_config import SFTConfig
@@ -25,7 +29,7 @@ class SFTTrainer(HubTrainer, trl.SFTTrainer):
     `create_model_card` do: everything is saved before the network is touched, and a push that fails raises a
     [`~rlhf_ext.trainer.hub.PushError`] with the command that retries it.
 
-    The arguments are those of [`~trl.SFTTrainer`].
+    The arguments are those of [`~trl.SFTTrainer`]. A model that cannot be read is named before anything is loaded.
 
     Example:
 
@@ -39,6 +43,13 @@ class SFTTrainer(HubTrainer, trl.SFTTrainer):
 
     _tag_names = ("trl", "rlhf-ext", "sft")
     args: SFTConfig
+
+    def __init__(
+        self, model: str | PreTrainedModel | PeftModel, args: SFTConfig | None = None, *more: Any, **named: Any
+    ):
+        if args is not None:
+            check_trained_model(model, args)
+        super().__init__(model, args, *more, **named)
 
     def _card(self) -> Card:
         is_adapter = is_peft_model(self.model)

@@ -1,6 +1,5 @@
 """`--help`: true, short, and without torch; `env`, `completions` and `demo`."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from test_launch import CLASSES
 from rlhf_ext import PPOConfig, RecipeParser, RewardConfig
 from rlhf_ext.cli import main, make_parser
 from rlhf_ext.cli.env import environment
-from rlhf_ext.cli.training import PROGRAMS
+from rlhf_ext.cli.parser import commands_of
+from rlhf_ext.cli.settings import PROGRAMS
 
 OWN = {
     "sft": set(),
@@ -23,24 +23,24 @@ OWN = {
 
 
 def commands():
-    (action,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return action.choices
+    return commands_of(make_parser())
 
 
 @pytest.mark.parametrize("program", CLASSES)
 def test_the_help_names_settings_that_exist_and_all_that_are_our_own(program):
-    named = PROGRAMS[program][0].names()
+    named = PROGRAMS[program].names()
     assert len(named) == len(set(named))
     assert set(named) <= {action.dest for action in RecipeParser(CLASSES[program])._actions}
     assert OWN[program] <= set(named)
 
 
+@pytest.mark.parametrize("columns", [80, 132])
 @pytest.mark.parametrize("name", [None, *commands()])
-def test_a_help_fits_a_screen(name, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+def test_a_help_fits_a_screen(name, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     lines = (commands()[name] if name else make_parser()).format_help().splitlines()
     assert 5 <= len(lines) <= 40
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= min(columns, 100)
     assert "xit status" in "\n".join(lines)
     assert "%%" not in "\n".join(lines)
 
@@ -107,3 +107,7 @@ def test_bash_completes_commands_settings_and_names(tmp_path):
     assert complete("rlhf-ext", "ppo", "--kl_t") == ["--kl_target"]
     assert complete("rlhf-ext", "ppo", "--accelerate_config", "zero3") == ["zero3", "zero3_multinode", "zero3_offload"]
     assert complete("rlhf-ext", "check", "--config", "dem") == ["demo"]
+    # Of each program its own recipes; and what --help leaves to --help-all.
+    assert complete("rlhf-ext", "plan", "--config", "qwen2.5-0.5b") == ["qwen2.5-0.5b-ppo"]
+    assert complete("rlhf-ext", "sft", "--config", "qwen2.5-0.5b") == ["qwen2.5-0.5b-sft"]
+    assert complete("rlhf-ext", "ppo", "--skip_d") == ["--skip_damaged_checkpoints"]

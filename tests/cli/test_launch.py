@@ -1,5 +1,6 @@
 """What `rlhf-ext sft | reward | ppo` hands to accelerate's launcher, and how it ends."""
 
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
 from rlhf_ext import PPOConfig, RecipeParser, RewardConfig
 from rlhf_ext.cli import main
-from rlhf_ext.cli.exits import messages_of
+from rlhf_ext.cli.exits import errors_as_messages, messages_of
 from rlhf_ext.cli.launch import SHARED, launch, split_arguments
+from rlhf_ext.cli.settings import PROGRAMS
 from rlhf_ext.cli.shipped import launch_names, launch_path, recipe_names, recipe_path
 
 HERE = Path(__file__).parent
@@ -64,7 +66,7 @@ def test_options_go_where_they_belong(arguments, own, rest):
 
 @pytest.mark.parametrize("name", ["demo", "demo.yaml", "recipes/demo.yaml", "smollm2-135m-demo-ppo"])
 def test_a_shipped_recipe_has_short_names(name):
-    assert Path(recipe_path(name)).name == "smollm2-135m-demo-ppo.yaml"
+    assert Path(recipe_path(name, "ppo")).name == "smollm2-135m-demo-ppo.yaml"
 
 
 @pytest.mark.parametrize("name", ["zero3", "zero3.yaml", "accelerate/zero3.yaml"])
@@ -73,11 +75,26 @@ def test_a_shipped_launch_configuration_has_short_names(name):
 
 
 def test_every_shipped_name_is_a_file_and_a_file_of_the_users_comes_first(tmp_path):
-    assert len(recipe_names()) >= 8 and len(launch_names()) >= 10
-    assert all(Path(recipe_path(name)).is_file() for name in recipe_names())
+    recipes = [(name, program) for program in PROGRAMS for name in recipe_names(program)]
+    assert len(recipes) >= 8 and len(launch_names()) >= 10
+    assert all(Path(recipe_path(*recipe)).is_file() for recipe in recipes)
     assert all(Path(launch_path(name)).is_file() for name in launch_names())
     (tmp_path / "demo").write_text("")
-    assert recipe_path("demo") == "demo"
+    assert recipe_path("demo", "ppo") == "demo"
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "ppo", "sft", "reward"])
+def test_the_shipped_recipe_of_another_program_is_named_as_that(command, capsys):
+    own = command if command in PROGRAMS else "ppo"
+    for program in set(PROGRAMS) - {own}:
+        name = f"qwen2.5-0.5b-{program}"
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--config", name])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1
+        assert f"'{name}' is a recipe of `rlhf-ext {program}`; here one of `rlhf-ext {own}` is wanted: a path" in error
+        offered = error.split(": a path, or ")[1]
+        assert offered == f"{', '.join(recipe_names(own))}.\n" and f"qwen2.5-0.5b-{own}" in offered
 
 
 @pytest.mark.parametrize(
@@ -85,8 +102,10 @@ def test_every_shipped_name_is_a_file_and_a_file_of_the_users_comes_first(tmp_pa
     [
         (["ppo"], "nothing to run: give a recipe with --config"),
         (["ppo", "--config", "lost.yaml"], "there is no file 'lost.yaml' in "),
+        (["ppo", "--config", "."], "--config: '.' is a folder; give a YAML file."),
+        (["ppo", "--config", "demo", "--accelerate_config", "."], "--accelerate_config: '.' is a folder; give a YAML"),
         (["check", "--config", "lost.yaml"], "Give a path, or one of demo, llama"),
-        (["sft", "--config", "demo", "--accelerate_config", "zero9"], "--accelerate_config: there is no file 'zero9'"),
+        (["sft", "--beta", "1", "--accelerate_config", "zero9"], "--accelerate_config: there is no file 'zero9'"),
         (["ppo", "--beta", "1", "--num_processes", "two"], "for the launcher: argument --num_processes"),
         (["env", "--colour", "red"], "unknown option --colour"),
     ],
@@ -97,6 +116,21 @@ def test_wrong_input_is_a_sentence_and_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert message in error and error.startswith(f"rlhf-ext {arguments[0]}: error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.EACCES, "choose another place, or change its permissions"),
+        (errno.ENOSPC, "make room, or choose another disk"),
+    ],
+)
+def test_an_error_of_the_system_comes_with_a_remedy(number, remedy, capsys):
+    with pytest.raises(SystemExit) as ended, errors_as_messages("rlhf-ext diagnose"):
+        raise OSError(number, os.strerror(number), "page.html")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"rlhf-ext diagnose: error: {os.strerror(number)}: 'page.html'; {remedy}.\n"
 
 
 def test_debug_lets_the_traceback_through():

@@ -96,8 +96,9 @@ def test_the_command_takes_it_where_trl_is_missing(path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("recipe", "arguments", "message"),
     [
-        ("- a", [], "must contain a YAML mapping"),
+        ("- a", [], "recipe.yaml' holds a list and no settings; a recipe has one setting a line"),
         ("a: [1", [], "is not YAML"),
+        ("", [], "recipe.yaml' is empty; a recipe has one setting a line"),
         ("kl_coef: 1", [], "`kl_coef` is now beta"),
         ("kl_target: 1", [], "kl_target=1 needs kl_unit="),
         ("a: 1", ["--kl_target"], "--kl_target needs a value"),

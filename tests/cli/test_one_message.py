@@ -15,16 +15,70 @@ REFUSED_BEFORE_TORCH = [
         "rlhf-ext ppo: error: --accelerate_config: there is",
     ),
     (["ppo", "--config"], "rlhf-ext ppo: error: argument --config: expected one argument; `rlhf-ext ppo --help`"),
-    (["demo", "--rollouts", "many"], "rlhf-ext demo: error: argument --rollouts: invalid int value: 'many'"),
-    (["demo", "--rollouts", "0"], "rlhf-ext demo: error: --rollouts must be at least 1, got 0"),
+    (
+        ["demo", "--rollouts", "many"],
+        "rlhf-ext demo: error: argument --rollouts: must be a whole number of at least 1,",
+    ),
+    (
+        ["demo", "--rollouts", "0"],
+        "rlhf-ext demo: error: argument --rollouts: must be a whole number of at least 1, got",
+    ),
+    (
+        ["demo", "--seed", "-1"],
+        "rlhf-ext demo: error: argument --seed: must be a whole number from 0 to 4294967295, got",
+    ),
+    (
+        ["demo", "--output", "broken.py/run"],
+        "rlhf-ext demo: error: --output broken.py/run cannot be made (Not a direc",
+    ),
+    (
+        ["demo", "old"],
+        "rlhf-ext demo: error: 'old' is one argument too many: rlhf-ext demo takes options alone; `rlhf",
+    ),
     (["demo", "--kl_placement", "end"], "rlhf-ext demo: error: argument --kl-placement: invalid choice: 'end'"),
     (["plan", "--zero_stage", "9"], "rlhf-ext plan: error: argument --zero_stage: invalid choice: 9"),
+    (
+        ["plan", "--num_gpus", "0"],
+        "rlhf-ext plan: error: argument --num_gpus: must be a whole number of at least 1, got",
+    ),
+    (
+        ["check", "--num-gpus", "two"],
+        "rlhf-ext check: error: argument --num_gpus: must be a whole number of at least 1,",
+    ),
+    (
+        ["check", "--config", "qwen2.5-0.5b-sft"],
+        "rlhf-ext check: error: --config: 'qwen2.5-0.5b-sft' is a recipe of `",
+    ),
+    (["check", "--config", "."], "rlhf-ext check: error: --config: '.' is a folder; give a YAML file."),
     (["check"], "rlhf-ext check: error: nothing to check: give a recipe with --config"),
     (["diagnose"], "rlhf-ext diagnose: error: the following arguments are required: PATH"),
     (["diagnose", "lost.csv"], "rlhf-ext diagnose: error: "),
-    (["diagnose", "log.csv", "--kl_target", "6"], "rlhf-ext diagnose: error: --target needs --unit sequence"),
-    (["env", "--colour", "red"], "rlhf-ext env: error: unknown option --colour; rlhf-ext env --help lists them."),
-    (["migrate", "lost.py"], "rlhf-ext migrate: error: No such file or directory: 'lost.py'"),
+    (["diagnose", "log.csv", "--kl_target", "6"], "rlhf-ext diagnose: error: --kl_target 6 needs --kl_unit sequence"),
+    (
+        ["diagnose", "log.csv", "--kl_target", "-6"],
+        "rlhf-ext diagnose: error: argument --kl_target: must be a number abo",
+    ),
+    (
+        ["diagnose", "log.csv", "--kl_unit", "nats"],
+        "rlhf-ext diagnose: error: argument --kl_unit: invalid choice: 'nats'",
+    ),
+    (
+        ["diagnose", "log.csv", "--html", "no/page.html"],
+        "rlhf-ext diagnose: error: --html: there is no folder 'no' for",
+    ),
+    (
+        ["diagnose", "a.csv", "b.csv"],
+        "rlhf-ext diagnose: error: 'b.csv' is one argument too many: rlhf-ext diagnose ta",
+    ),
+    (
+        ["env", "--colour", "red"],
+        "rlhf-ext env: error: unknown option --colour; `rlhf-ext env --help` lists what it tak",
+    ),
+    (
+        ["env", "--jsn"],
+        "rlhf-ext env: error: unknown option --jsn (did you mean --json?); `rlhf-ext env --help` lists",
+    ),
+    (["migrate", "lost.py"], "rlhf-ext migrate: error: there is no file 'lost.py' in "),
     (["migrate", "broken.py"], "rlhf-ext migrate: error: 'broken.py' is not Python 3: line 1"),
     (["completions", "tcsh"], "rlhf-ext completions: error: argument shell: invalid choice: 'tcsh'"),
 ]

@@ -1,22 +1,20 @@
 """An option is taken with a dash and with an underscore, by our commands and by the recipe's parser alike."""
 
-import argparse
-
 import pytest
 from test_launch import CLASSES
 
 from rlhf_ext import RecipeParser
 from rlhf_ext.cli import main, make_parser
 from rlhf_ext.cli.light_check import preflight_of_text
+from rlhf_ext.cli.parser import commands_of
 
 RECIPE = ["--output_dir", "o", "--use_cpu", "1", "--bf16", "0", "--max_steps", "100"]
 
 
 def options():
-    (action,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return [
         (command, option)
-        for command, parser in action.choices.items()
+        for command, parser in commands_of(make_parser()).items()
         for own in parser._actions
         for option in own.option_strings
         if "_" in option or "-" in option.removeprefix("--").removeprefix("-")
@@ -29,10 +27,10 @@ def both(option):
 
 
 def test_every_option_of_every_command_has_both_spellings():
-    (action,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    commands = commands_of(make_parser())
     assert len(options()) > 20
     for command, option in options():
-        known = action.choices[command]._option_string_actions
+        known = commands[command]._option_string_actions
         assert {known[spelling].dest for spelling in both(option)} == {known[option].dest}, (command, option)
 
 

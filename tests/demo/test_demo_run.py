@@ -121,7 +121,10 @@ def test_another_runs_folder_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--rollouts", "0"], "--rollouts must be at least 1, got 0"), (["--output", __file__], "is a file")],
+    [
+        (["--rollouts", "0"], "--rollouts: must be a whole number of at least 1, got '0'"),
+        (["--output", __file__], "is a file"),
+    ],
 )
 def test_arguments_that_cannot_work_are_refused_at_once(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -292,11 +292,14 @@ def test_exit_status_for_ci(fail_on, code, tmp_path, capsys):
 
 def test_settings_on_the_command_line(tmp_path, capsys):
     path = str(state(tmp_path, [logs.trl_ppo_row(step) for step in range(1, 90)]))
-    main(["diagnose", path, "--json", "--target", "2", "--unit", "sequence", "--num_epochs", "4"])
-    data = json.loads(capsys.readouterr().out)
+    main(["diagnose", path, "--json", "--kl_target", "2", "--kl_unit", "sequence", "--num_epochs", "4"])
+    printed = capsys.readouterr().out
+    assert printed.endswith("\n}\n")
+    data = json.loads(printed)
     assert data["settings"]["kl_target"] == 2.0 and data["settings"]["num_epochs"] == 4
     for wrong, message in (
-        (["--target", "2"], "--target needs --unit"),
+        (["--kl_target", "2"], "--kl_target 2 needs --kl_unit"),
+        (["--target", "2"], "unknown option --target"),  # one name for one thing
         (["--key", "score_mean"], "--key takes METRIC=KEY"),
         (["--colour", "red"], "unknown option --colour"),
     ):

@@ -112,6 +112,7 @@ def test_duplicates_a_critic_worse_than_a_constant_and_a_policy_that_stays():
     assert label(rows(RISE, **forgot, reliability=[0.1] * 8)) == []
     assert label(rows(RISE, mc_ev=[0.3, 0.3, 0.2, 0.2, 0.01, 0.0, 0.0, 0.01], reliability=[0.9] * 8)) == []
     assert label(rows([0.0] * 8, kl=[0.01] * 8)) == [Label("M5", 0, 70)]
+    assert label(rows([0.0], kl=[0.0])) == []
     assert label(rows([0.0] * 8)) == []
 
 

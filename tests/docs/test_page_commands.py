@@ -1,6 +1,7 @@
 """Every command of the README and of the pages runs, or is read by the parser that it would meet."""
 
 import os
+import re
 
 import pytest
 from doc_commands import PARSED_ONLY, Shell
@@ -79,3 +80,14 @@ def test_what_is_only_parsed_is_all_needed():
 def test_a_wrong_command_is_seen(words, shell):
     with pytest.raises((Exception, SystemExit)):
         shell.check(Command(ROOT / "README.md", 1, tuple(words.split())))
+
+
+def test_every_target_of_make_is_called_or_written_down():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = " ".join(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)).split()
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run")]
+    called = {word for text in texts for line in re.findall(r"\bmake ([^\n`]+)", text) for word in line.split()}
+    needed = set(" ".join(re.findall(r"^[a-z-]+:(.*)$", makefile, re.MULTILINE)).split())
+    listed = set(makefile.split("\n", 1)[0].split())
+    assert len(targets) > 10
+    assert [target for target in targets if target not in called | needed | listed] == []

@@ -8,6 +8,7 @@ from error_row import Row
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from rlhf_ext import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from rlhf_ext.trainer.reward_errors import RewardFunctionError
 
 
@@ -118,7 +119,22 @@ def card(world):
     world.trainer(reward=folder)
 
 
+def to_train(trainer, config):
+    def act(world):
+        trainer(
+            "/nowhere/model",
+            config(str(world.tmp_path / "out"), use_cpu=True, bf16=False),
+            train_dataset=world.prompts,
+        )
+
+    return act
+
+
 MODELS = [
+    Row("model: no such folder for SFT", to_train(SFTTrainer, SFTConfig), OSError,
+        ("The model '/nowhere/model' cannot be read", "there is no such folder", "Check the path")),
+    Row("model: no such folder for a reward model", to_train(RewardTrainer, RewardConfig), OSError,
+        ("The model '/nowhere/model' cannot be read", "there is no such folder", "Check the path")),
     Row("model: none", lambda w: w.trainer(3), TypeError, ("`model` must be a Hub id, a folder", "got 3 (int)")),
     Row("model: no such folder", lambda w: w.trainer("/nowhere/model"), OSError,
         ("The model '/nowhere/model' cannot be read", "there is no such folder", "Check the path")),

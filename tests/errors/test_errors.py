@@ -1,6 +1,7 @@
 """Every wrong input of the table gives one message that names the thing, its value and the remedy."""
 
 import pytest
+from rows_of_commands import COMMANDS
 from rows_of_data import DATA
 from rows_of_models import MEMORY, MODELS
 from rows_of_runs import LOGS, NO_LOGS, RUNS
@@ -8,7 +9,7 @@ from rows_of_settings import SETTINGS
 
 from rlhf_ext.cli import main
 
-TABLE = [*SETTINGS, *DATA, *MODELS, *MEMORY, *RUNS, *LOGS]
+TABLE = [*COMMANDS, *SETTINGS, *DATA, *MODELS, *MEMORY, *RUNS, *LOGS]
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
@@ -35,5 +36,5 @@ def test_on_the_command_line_it_is_one_line(name, content, words, world, capsys)
 def test_the_table_has_every_kind_of_wrong_input():
     assert len(TABLE) >= 60 and len({row.name for row in TABLE}) == len(TABLE)
     kinds = ("settings", "launch", "data", "file", "model", "tokenizer", "adapter", "reward", "scores", "checkpoint", "log",
-             "Hub", "disk", "memory")  # fmt: skip
+             "Hub", "disk", "memory", "recipe", "command")  # fmt: skip
     assert [kind for kind in kinds if not any(row.name.startswith(f"{kind}:") for row in TABLE)] == []

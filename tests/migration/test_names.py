@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rlhf_ext.migration import (
     as_markdown,
     explain_old_names,
 )
+from rlhf_ext.migration.known import ARGUMENTS, SETTINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 # Own fields of TRL's classes, read from the wheels of 0.11.4 and 1.12.0.
@@ -73,6 +75,19 @@ def test_a_new_name_that_is_one_word_is_a_name_here(table, where):
     words = {change.new.split("=")[0] for change in table.values() if re.fullmatch(r"[a-z_]+(='\w+')?", change.new)}
     assert len(words) > 3
     assert words - {"gone"} <= here
+
+
+def test_the_names_that_are_known_are_those_of_the_classes():
+    import inspect
+
+    from rlhf_ext import PPOTrainer
+
+    here = {field.name for field in fields(PPOConfig)}
+    # From release to release transformers gives some and takes some.
+    pinned = re.search(r"^transformers==(.+)$", (DOCS.parent / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert len(here & SETTINGS) > 150
+    assert here == SETTINGS or version("transformers") != pinned
+    assert ARGUMENTS == set(inspect.signature(PPOTrainer.__init__).parameters) - {"self"}
 
 
 def test_functions_that_are_named_exist():

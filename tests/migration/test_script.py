@@ -97,6 +97,13 @@ def test_what_holds_a_config_or_trainer_is_followed_through_the_script():
         ("from trl import PPOConfig as C\nC(kl_coef=1)", {(1, "PPOConfig"), (2, "kl_coef")}),
         ("from trl import PPOConfig\ndef f(a: PPOConfig):\n    a.steps", {(1, "PPOConfig"), (3, ".steps")}),
         ('from trl import PPOConfig\n"""\nrun x\n  --kl_coef 1\n"""', {(1, "PPOConfig"), (4, "--kl_coef")}),
+        # A name that TRL's PPO never had, or that transformers dropped; what is a setting here needs nothing.
+        (
+            "import trl\nc = trl.PPOConfig(\n  seed=1,\n  evaluation_strategy='no')\n"
+            "c.logging_dir, c.seed = 'x', 2\nc.nothing",
+            {(2, "PPOConfig"), (4, "evaluation_strategy"), (5, ".logging_dir")},
+        ),
+        ("import trl\ntrl.PPOTrainer(callbacks=None,\n  wobble=1)", {(2, "PPOTrainer"), (3, "wobble")}),
         # A name that nothing else would have is believed of any object, a common word is not.
         ("from trl import PPOConfig\na.num_ppo_epochs + a.target", {(1, "PPOConfig"), (2, ".num_ppo_epochs")}),
     ],
@@ -145,6 +152,18 @@ def test_the_command_prints_lines_and_reasons(tmp_path, capsys):
     assert data["changes"][0].keys() == {"line", "name", "new", "differs"}
 
 
+def test_what_nobody_knows_is_said_with_its_line(tmp_path, capsys):
+    script = tmp_path / "old.py"
+    script.write_text("from trl import PPOConfig, PPOTrainer\nPPOConfig(warmup_ratio=0.1)\nPPOTrainer(wobble=1)\n")
+    status, printed, _ = run(capsys, script)
+    assert status == 1 and "; 4 places to change." in printed
+    assert "       warmup_ratio: unknown: PPOConfig takes nothing of this name (near it is warmup_steps)\n" in printed
+    assert "       wobble: unknown: PPOTrainer takes nothing of this name\n" in printed
+    assert "\nNot known here, so look at these yourself: warmup_ratio (line 2), wobble (line 3).\n" in printed
+    script.write_text("from trl import PPOConfig\nPPOConfig(kl_coef=0.1)\n")
+    assert "Not known here" not in run(capsys, script)[1]
+
+
 def test_a_notebook_is_read_cell_by_cell(tmp_path, capsys):
     cells = [
         {"cell_type": "markdown", "source": ["from trl import PPOTrainer"]},
@@ -160,7 +179,7 @@ def test_a_notebook_is_read_cell_by_cell(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.py", None, "No such file or directory: "),
+        ("missing.py", None, "there is no file "),
         ("broken.py", "def f(:", "is not Python 3: line 1"),
         ("two.py", "print 1", "is not Python 3"),
         ("binary.py", b"\xff\xfe", "is not a text in UTF-8"),

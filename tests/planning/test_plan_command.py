@@ -164,7 +164,7 @@ def test_a_reward_model_that_is_not_there_yet_is_said(recipe, run_plan):
         ({"critic": "adapter"}, [], "critic='adapter'"),
         ({"cliprange": 0.1}, [], "`cliprange` is now epsilon"),
         ({}, ["--colour", "blue"], "unknown settings: colour"),
-        ({}, ["--prompt_length", "0"], "prompt_length must be at least 1, got 0"),
+        ({}, ["--prompt_length", "0"], "argument --prompt_length: must be a whole number of at least 1, got '0'"),
     ],
     ids=["no-model", "no-config", "no-data", "offload", "optimizer", "critic", "old-name", "unknown", "no-prompt"],
 )

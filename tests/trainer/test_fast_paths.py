@@ -74,7 +74,7 @@ def test_sampled_tokens_have_the_logprobs_and_values_of_a_forward_call(
     """Each row alone and whole, without cache, padding or other rows."""
     model = request.getfixturevalue(kind)
     head = torch.nn.Sequential(torch.nn.Linear(32, 1), torch.nn.Flatten(0))
-    sampler = Sampler(head)
+    sampler = Sampler(head, temperature)
     stops = list(range(30, 45))
     torch.manual_seed(1)
     with sampler.sampling(model), torch.no_grad():
@@ -112,6 +112,15 @@ def test_what_the_sampler_cannot_do_transformers_does(llama, tiny_tokenizer):
             with sampler.sampling(llama):
                 found = llama.generate(**padded(tiny_tokenizer), generation_config=config)
     assert torch.equal(found, expected) and sampler.outputs is None
+
+
+def test_another_temperature_than_the_one_that_is_trained_on_is_scored_anew(tiny_policy_path, prompts, ppo_config):
+    args = ppo_config(generation_kwargs={"temperature": 1.5}, allow_mismatched_sampling=True, critic="head")
+    trainer = PPOTrainer(tiny_policy_path, scores_at, args, prompts)
+    trainer.model.train()
+    sequences = trainer._sample([prompts[i] for i in range(8)]).sequences
+    found, expected = (trainer._policy_outputs(sequences).logprobs for _ in range(2))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("block", [2, 256])

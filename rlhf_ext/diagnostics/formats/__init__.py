@@ -31,12 +31,17 @@ def open_log(path: str | Path, run: str | None = None) -> Source:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is no log, or an empty one, or holds several runs and none was named.
+        ValueError: If it is no log, or an empty one, or holds several runs and none was named, or none of that name.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {str(path)!r} in {Path.cwd()}; {_ACCEPTED}.")
-    return _open_folder(path, run) if path.is_dir() else _open_file(path, run)
+    source = _open_folder(path, run) if path.is_dir() else _open_file(path, run)
+    if run is not None and not source.names_runs:
+        raise ValueError(
+            f"{path} ({source.kind}) holds one run, without a name: leave out --run {run}, or give the log of that run."
+        )
+    return source
 
 
 def _open_folder(folder: Path, run: str | None) -> Source:

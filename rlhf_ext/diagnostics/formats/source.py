@@ -35,6 +35,7 @@ class Source:
         read (`Callable`): Starts at the first row.
         config (`dict[str, Any]`): Settings of the run, where the log holds them.
         canonical (`bool`): The log is in canonical names.
+        names_runs (`bool`): The format has names for runs, of which one was chosen.
         notes (`list[str]`): What a reader met that the user should know; filled while reading.
     """
 
@@ -42,6 +43,7 @@ class Source:
     read: Callable[[], Iterator[Row]]
     config: Mapping[str, Any] = field(default_factory=dict)
     canonical: bool = False
+    names_runs: bool = False
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:

@@ -37,7 +37,7 @@ def tensorboard(path: Path, run: str | None) -> Source:
         runs = event_files(path)
         # Beside its own file a run may have folders, one for each call of add_hparams or add_scalars.
         files = runs["." if "." in runs and run is None else choose_run(path, list(runs), run)]
-    source = Source("TensorBoard event files", lambda: iter(()))
+    source = Source("TensorBoard event files", lambda: iter(()), names_runs=path.is_dir())
     source.read = lambda: _rows(files, source)
     source.config = _arguments(files, source)
     return source

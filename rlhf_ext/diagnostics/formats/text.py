@@ -15,6 +15,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _VERL_ROW = re.compile(r"(?:^|\s)step:(\d+) - (\S.*)")
 # A newer verl prints numpy scalars as numpy does: np.float64(0.5).
 _VERL_VALUE = re.compile(r"(?:np\.\w+\()?([-+\w.]+)\)?$")
+_WANDB_CHART = "W&B export (CSV of a chart)"
 _RUN_PREFIX = re.compile(r"^(?P<run>.+?) - (?P<key>[^\s].*?)(?P<bound>__MIN|__MAX)?$")
 
 
@@ -99,7 +100,7 @@ def csv_table(path: Path, run: str | None) -> Source:
                 values = {names[i]: number(cell) for i, cell in enumerate(cells) if cell and i in names}
                 yield Row({key: value for key, value in values.items() if value is not None})
 
-    return Source(kind, read)
+    return Source(kind, read, names_runs=kind == _WANDB_CHART)
 
 
 def _columns_of_run(path: Path, header: list[str], run: str | None) -> tuple[dict[int, str], str]:
@@ -113,7 +114,7 @@ def _columns_of_run(path: Path, header: list[str], run: str | None) -> tuple[dic
     plain = {i: header[i] for i, match in matches.items() if not match}
     return plain | {
         i: match["key"] for i, match in prefixed.items() if match["run"] == chosen and not match["bound"]
-    }, "W&B export (CSV of a chart)"
+    }, _WANDB_CHART
 
 
 def choose_run(path: Path, runs: list[str], run: str | None) -> str:

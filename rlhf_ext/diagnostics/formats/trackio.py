@@ -24,7 +24,7 @@ def trackio(path: Path, run: str | None) -> Source:
         raise ValueError(f"{path} holds no run: trackio's table `metrics` is empty.")
     chosen = choose_run(path, runs, run)
 
-    source = Source("trackio project", lambda: iter(()), config=_config(path, chosen))
+    source = Source("trackio project", lambda: iter(()), config=_config(path, chosen), names_runs=True)
 
     def read() -> Iterator[Row]:
         damaged = 0
