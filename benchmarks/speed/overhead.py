@@ -52,6 +52,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench_models"))
+    parser.add_argument("--prompts", type=int, default=32, help="of a rollout, a multiple of the micro-batch")
     arguments = parser.parse_args()
     from datasets import Dataset
     from peft import LoraConfig
@@ -66,7 +67,7 @@ def main() -> None:
 
     workload = WORKLOADS["a"]
     models = prepare(arguments.folder, workload.model, workload.dtype)
-    steps = workload.prompts // workload.micro_batch
+    steps = arguments.prompts // workload.micro_batch
     with tempfile.TemporaryDirectory() as folder:
         args = PPOConfig(
             folder, per_device_train_batch_size=workload.micro_batch, gradient_accumulation_steps=steps,
@@ -78,7 +79,7 @@ def main() -> None:
         recorder, clocks, marks = Kept(), {part: Clock() for part in PARTS}, []
         trainer = record(PPOTrainer, recorder)(
             models["policy"], models["reward_adapter"], args,
-            Dataset.from_dict({"prompt": workload.texts(2 * workload.prompts)}),
+            Dataset.from_dict({"prompt": workload.texts(2 * arguments.prompts)}),
             peft_config=LoraConfig(r=workload.lora, target_modules="all-linear", task_type="CAUSAL_LM"),
         )  # fmt: skip
         clocks["in_models"].watch(trainer.model.get_base_model(), "forward")
@@ -97,7 +98,7 @@ def main() -> None:
         trainer.train()
         recorder.finish()
     total = sum(recorder.rows[1]["cpu"].values())
-    result = {"seconds": total} | {part: marks[1][part] - marks[0][part] for part in PARTS}
+    result = {"prompts": arguments.prompts, "seconds": total} | {part: marks[1][part] - marks[0][part] for part in PARTS}
     result["other"] = total - sum(result[part] for part in PARTS)
     result["share_of_the_rest"] = 1 - result["in_models"] / total
     result["share_of_other"] = result["other"] / total
