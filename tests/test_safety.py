@@ -131,6 +131,20 @@ def test_code_of_a_repository_runs_only_where_it_is_trusted(
     assert mark.exists() == trusts
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"trust_remote_code": True}])
+def test_a_model_to_train_is_trusted_where_its_loading_arguments_say_so(kwargs, evil, monkeypatch, tmp_path):
+    """As TRL has it: `model_init_kwargs` win over the setting."""
+    from trl import SFTConfig
+
+    from rlhf_ext.trainer.repositories import check_trained_model
+
+    path, _ = evil()
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    args = SFTConfig(use_cpu=True, bf16=False, report_to=[], model_init_kwargs=kwargs)
+    with pytest.raises(SystemExit if kwargs else OSError, match="it ran" if kwargs else "set trust_remote_code=True"):
+        check_trained_model(path, args)
+
+
 def test_trust_is_off_by_default(ppo_config):
     from rlhf_ext import PPOConfig, RewardConfig
 

@@ -98,7 +98,9 @@ def main() -> None:
         trainer.train()
         recorder.finish()
     total = sum(recorder.rows[1]["cpu"].values())
-    result = {"prompts": arguments.prompts, "seconds": total} | {part: marks[1][part] - marks[0][part] for part in PARTS}
+    result = {"prompts": arguments.prompts, "seconds": total} | {
+        part: marks[1][part] - marks[0][part] for part in PARTS
+    }
     result["other"] = total - sum(result[part] for part in PARTS)
     result["share_of_the_rest"] = 1 - result["in_models"] / total
     result["share_of_other"] = result["other"] / total

@@ -132,9 +132,11 @@ def messages_of(folder: Path) -> list[str]:
 def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name!r} is not installed here; `rlhf-ext env` lists what is"
-    if isinstance(error, OSError) and error.filename is not None:
-        remedy = _REMEDIES.get(error.errno or 0)
-        return f"{error.strerror}: {str(error.filename)!r}{f'; {remedy}.' if remedy else ''}"
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and (remedy or error.filename is not None):
+        # A write that fails does not say which file it was.
+        name = "" if error.filename is None else f": {str(error.filename)!r}"
+        return f"{error.strerror}{name}{f'; {remedy}.' if remedy else ''}"
     text = str(error).strip()
     if isinstance(error, _INPUT_ERRORS) and text:
         return text

@@ -1,5 +1,6 @@
-"""Reads YAML files of settings; what can be wrong with one is said before anything heavy is loaded."""
+"""Reads YAML and JSON files of settings; what can be wrong with one is said before anything heavy is loaded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ RECIPE = "a recipe has one setting a line, such as `learning_rate: 1.0e-6`."
 
 def read_settings_file(path: str, option: str = "--config", remedy: str = RECIPE) -> dict[str, Any]:
     """
-    The settings in a file, as YAML has them.
+    The settings in a file, as YAML has them, or JSON where its name ends so.
 
     Args:
         path (`str`):
@@ -23,17 +24,19 @@ def read_settings_file(path: str, option: str = "--config", remedy: str = RECIPE
         `dict[str, Any]`: setting -> value.
 
     Raises:
-        ValueError: If it is no file, no YAML, empty, or holds anything but settings.
+        ValueError: If it is no file, neither, empty, or holds anything but settings.
     """
     check_is_file(path, option)
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except OSError as error:
         raise ValueError(f"{option}: {path!r} cannot be read ({error.strerror}); give a file that may be.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{option}: {path!r} is not YAML: {' '.join(str(error).split())}; {remedy}") from error
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        kind = "JSON" if path.endswith(".json") else "YAML"
+        raise ValueError(f"{option}: {path!r} is not {kind}: {' '.join(str(error).split())}; {remedy}") from error
     if content is None:
         raise ValueError(f"{option}: {path!r} is empty; {remedy}")
     if not isinstance(content, dict):

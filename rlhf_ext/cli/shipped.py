@@ -58,13 +58,12 @@ def launch_path(name: str) -> str:
             A file; or a shipped one as `zero3`, `zero3.yaml` or `accelerate/zero3.yaml`, where there is no such file.
 
     Raises:
-        ValueError: If it is neither, or a YAML file of something else.
+        ValueError: If it is neither, or a file of something else.
     """
     path = _path(name, "accelerate", _LAUNCH, launch_names())
-    # accelerate reads JSON too, and refuses both kinds of broken file with a traceback.
-    if not path.endswith(".json"):
-        shipped = ", ".join(launch_names())
-        read_settings_file(path, _LAUNCH, f"`accelerate config` writes one; rlhf-ext ships {shipped}.")
+    # accelerate refuses a broken file with a traceback.
+    shipped = ", ".join(launch_names())
+    read_settings_file(path, _LAUNCH, f"`accelerate config` writes one; rlhf-ext ships {shipped}.")
     return path
 
 

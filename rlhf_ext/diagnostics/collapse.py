@@ -22,7 +22,7 @@ class CollapseConfig:
         drop (`float`): Entropy over that of a window ago; without it one of three healthy public logs raises an alarm.
         duplicates (`float`): Share of completions that stand under another prompt too; 0 in a model that reads its prompt
             and writes more than a few words, twice in a row at most 0.06 in the lab's healthy runs of 64 short notes.
-        probe_duplicates (`float`): The same of the answers to the probe's prompts, of which there may be as few as 16.
+        probe_duplicates (`float`): The same of the answers to the probe's prompts, 16 or more by default; WARN at most.
         many_duplicates (`float`): From here the output is destroyed, whatever the score says.
         duplicates_growth (`float`): Duplicates over those of the reference: tasks with few right answers have some.
         low_distinct (`float`): Distinct word pairs over those of the reference, at like length.
@@ -73,7 +73,8 @@ class Collapse(Detector):
         share, reference = history.now(metric), history.reference(metric)
         if share is None or share <= limit:
             return None
-        many = share > self.config.many_duplicates
+        # A probe may be of a handful of answers, by which no run is stopped.
+        many = metric == "dup_frac" and share > self.config.many_duplicates
         if not many and (reference is None or share < self.config.duplicates_growth * reference.median):
             return None
         statistic = f"{metric} = {share:.2f} (alarm above {limit:g})"

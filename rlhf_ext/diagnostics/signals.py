@@ -126,9 +126,9 @@ def first_spread(history: History) -> float | None:
 
 
 def describe(change: Change, unit: str) -> str:
-    """Before and after in words, of a metric that every rollout has."""
+    """Before and after in words."""
     return (
-        f"from {change.before:.3g} to {change.after:.3g} {unit} (Theil-Sen {change.slope:+.2g} a rollout, "
+        f"from {change.before:.3g} to {change.after:.3g} {unit} (Theil-Sen {change.slope:+.2g} a logged value, "
         f"trend z = {change.z:.1f})"
     )
 

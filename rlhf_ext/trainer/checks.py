@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
 
 from ..markdown import cut
 from ..models.critic import VALUE_HEAD_FILE
@@ -18,6 +17,7 @@ from ..models.sources import check_generates, read_config, reading
 from .policy import PolicySource
 from .ppo_config import PPOConfig
 from .prompt_formats import check_columns, check_content
+from .repositories import check_repository, trusts_remote_code
 
 # Tokens a chat template may add around the messages; prompts shorter than the context by more are not tokenised.
 _TEMPLATE_MARGIN = 256
@@ -134,7 +134,7 @@ def base_config(model: str | PreTrainedModel, source: PolicySource, args: PPOCon
         where = repository_arguments(args, "subfolder")
     else:
         where = hub_arguments(args.model_init_kwargs) | {"revision": source.revision or "main"}
-    config = read_config("model", source.base, args.trust_remote_code, **where)
+    config = read_config("model", source.base, trusts_remote_code(args), **where)
     check_generates("model", source.base, config)
     return config
 
@@ -319,46 +319,6 @@ def check_roles(adapter: PeftConfig | None, args: PPOConfig, critic_model: Any) 
     elif isinstance(critic_model, str):
         check_repository("critic_model", critic_model, args)
     return kind
-
-
-def check_repository(what: str, path: str, args: Any, *own: str) -> None:
-    """
-    Refuse a model other than PPO's policy that is not there or damaged.
-
-    Args:
-        what, path (`str`):
-            See [`read_config`].
-        args (`PPOConfig`, `RewardConfig` or `SFTConfig`):
-            Settings of the trainer.
-        own (`str`):
-            Loading arguments that hold for this model alone, such as `"revision"`.
-
-    Raises:
-        OSError: If so.
-    """
-    given = args.model_init_kwargs or {}
-    where = hub_arguments(given) | {name: given[name] for name in own if given.get(name)}
-    with reading(what, path):
-        adapter = find_adapter_config_file(path, **where)
-    if adapter is None:
-        read_config(what, path, args.trust_remote_code, **where)
-
-
-def check_trained_model(model: Any, args: Any) -> None:
-    """
-    Refuse the id or folder of a model that TRL's trainers would train, if it is not there or damaged.
-
-    Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            What was given as `model`.
-        args (`RewardConfig` or `SFTConfig`):
-            Settings of the trainer.
-
-    Raises:
-        OSError: If so.
-    """
-    if isinstance(model, str) and "gguf_file" not in (args.model_init_kwargs or {}):
-        check_repository("model", model, args, "revision", "subfolder")
 
 
 def repository_arguments(args: PPOConfig, *more: str) -> dict[str, Any]:

@@ -125,6 +125,6 @@ class RecipeParser(TrlParser):
     def _with_suggestion(self, name: str) -> str:
         others = programs_with(name)
         if others:
-            return f"{name} (a setting of rlhf-ext {' and '.join(others)})"
+            return f"{name} (a setting of rlhf-ext {', '.join(others)})"
         similar = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
         return f"{name} (did you mean {similar[0]}?)" if similar else name

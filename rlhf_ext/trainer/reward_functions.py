@@ -21,9 +21,10 @@ from ..models.scoring import (
     load_reward_model,
     same_tokens,
 )
-from .checks import check_repository, load_tokenizer
+from .checks import load_tokenizer
 from .policy import PolicySource
 from .ppo_config import PPOConfig
+from .repositories import check_repository
 from .reward_errors import await_or_explain, call_or_explain, shown
 
 RewardFunc: TypeAlias = str | PreTrainedModel | Callable[..., list[float | None]]

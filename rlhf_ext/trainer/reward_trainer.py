@@ -17,11 +17,11 @@ from transformers.trainer_utils import TrainOutput
 from ..models.scoring import check_reward_tokenizer
 from ..report_card import REPORT_CARD_FILE, ReportCard, make_report_card
 from ..reward_report import REPORT_PAGE_FILE, RewardReport
-from .checks import check_trained_model
 from .held_out import completion_lengths, make_report, rankings_of
 from .hub import Card, HubTrainer
 from .launch import check_saves_weights
 from .ranked import WEIGHT, WeightedCollator, expand_rankings, is_ranked, weighted_preference_loss, with_weights
+from .repositories import check_trained_model
 from .reward_card import reward_card
 from .reward_config import RewardConfig
 

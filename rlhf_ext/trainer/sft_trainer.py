@@ -8,9 +8,9 @@ from accelerate.utils import is_peft_model
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from .checks import check_trained_model
 from .hub import LOADING_HEADING, Card, HubTrainer
 from .model_card import loading_code, named, package_versions, recipe, write_curves
+from .repositories import check_trained_model
 from .sft_config import SFTConfig
 
 _PANELS = {
@@ -29,7 +29,8 @@ class SFTTrainer(HubTrainer, trl.SFTTrainer):
     `create_model_card` do: everything is saved before the network is touched, and a push that fails raises a
     [`~rlhf_ext.trainer.hub.PushError`] with the command that retries it.
 
-    The arguments are those of [`~trl.SFTTrainer`]. A model that cannot be read is named before anything is loaded.
+    The arguments are those of [`~trl.SFTTrainer`]. With `args`, a model that cannot be read is named before anything
+    is loaded.
 
     Example:
 

@@ -133,6 +133,14 @@ def test_an_error_of_the_system_comes_with_a_remedy(number, remedy, capsys):
     assert capsys.readouterr().err == f"rlhf-ext diagnose: error: {os.strerror(number)}: 'page.html'; {remedy}.\n"
 
 
+def test_a_full_disk_has_its_remedy_where_the_error_names_no_file(capsys):
+    with pytest.raises(SystemExit), errors_as_messages("rlhf-ext diagnose"), open("/dev/full", "w") as file:
+        file.write("a page")
+        file.flush()
+    expected = f"rlhf-ext diagnose: error: {os.strerror(errno.ENOSPC)}; make room, or choose another disk.\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_debug_lets_the_traceback_through():
     with pytest.raises(ValueError, match="there is no file"):
         main(["ppo", "--config", "lost.yaml", "--debug"])

@@ -68,7 +68,7 @@ def test_answers_to_the_probe_become_alike():
     assert "M2" not in modes(watch(columns)[1])
     columns["probe_dup_frac"] *= 2.5
     finding = opening(watch(columns)[1], "M2").finding
-    assert finding.severity == Severity.CRITICAL and "62% of the answers to the probe" in finding.summary
+    assert finding.severity == Severity.WARN and "62% of the answers to the probe" in finding.summary
 
 
 def test_answers_to_the_probe_lose_variety():

@@ -142,4 +142,4 @@ def test_false_alarms_and_power_of_the_trend_test():
 def test_a_change_is_described_with_its_slope():
     x = np.arange(50.0) * 0.02 + 1
     x[::10] += 5
-    assert "(Theil-Sen +0.02 a rollout, " in describe(Change(x), "nats/token")
+    assert "(Theil-Sen +0.02 a logged value, " in describe(Change(x), "nats/token")

@@ -39,7 +39,7 @@ def open_log(path: str | Path, run: str | None = None) -> Source:
     source = _open_folder(path, run) if path.is_dir() else _open_file(path, run)
     if run is not None and not source.names_runs:
         raise ValueError(
-            f"{path} ({source.kind}) holds one run, without a name: leave out --run {run}, or give the log of that run."
+            f"{path} ({source.kind}) holds one run, without a name: leave out the run {run!r}, or give the log of that run."
         )
     return source
 
