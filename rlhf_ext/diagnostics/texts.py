@@ -195,10 +195,11 @@ class Truncation(Detector):
             return None
         fixed_length = self._first >= self.config.all and not history.settings.missing_eos_penalty
         warn = share > self.config.many and not fixed_length
+        limit = history.settings.max_completion_length
         return Verdict(
             Severity.WARN if warn else Severity.INFO,
             "completions are cut off",
-            f"{share:.0%} of the completions do not end within {setting(history.settings.max_completion_length)} tokens."
+            f"{share:.0%} of the completions do not end within {'their limit' if limit is None else f'{limit} tokens'}."
             + (" If a text of fixed length is what you want, that is as it should be." if fixed_length else ""),
             (
                 history.evidence(

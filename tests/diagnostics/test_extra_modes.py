@@ -139,6 +139,13 @@ def test_nothing_is_missing_where_everything_is_logged():
 # What the table cannot say
 
 
+def test_a_limit_that_is_not_known_is_not_called_a_number():
+    columns = healthy()
+    columns["trunc_rate"] = np.full(N, 0.2)
+    finding = opening(watch(columns, max_completion_length=None)[1], "X10").finding
+    assert finding.summary.startswith("20% of the completions do not end within their limit.")
+
+
 def test_a_metric_that_stops_being_logged_is_named():
     kept = [r if r.step < 100 else Record(r.step, {k: v for k, v in r.values.items() if k != "value_loss"})
             for r in records(healthy())]  # fmt: skip
