@@ -80,5 +80,5 @@ COMMANDS = [
     Row("command: a folder of other things", command("demo", "--output", "FOLDER"), ValueError,
         ("--output ", " holds other files and no run of the demo", "give a folder that is new or holds a run")),
     Row("log: a run in a log without names", command("diagnose", "LOG", "--run", "seed-2"), ValueError,
-        ("log.csv (CSV table) holds one run, without a name", "leave out --run seed-2")),
+        ("log.csv (CSV table) holds one run, without a name", "leave out the run 'seed-2'")),
 ]  # fmt: skip
