@@ -1,7 +1,7 @@
 """Does faster learn as well? Gold score at matched KL on the demo's task: this project, TRL 1.12's PPO, RLOO.
 
     python -m rlhf_ext.demo --output demo_run                                  # makes the base and the reward model
-    python -m benchmarks.learning --demo demo_run --other VENV/bin/python      # three seeds of three sides
+    python -m benchmarks.learning --demo demo_run --other VENV/bin/python      # three seeds of every side
     python -m benchmarks.learning --report                                     # the table and the plot
 
 All sides have the same prompts, sequences, lengths, epochs, micro-batches, adapter, learning rate, a fixed KL weight and

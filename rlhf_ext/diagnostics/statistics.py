@@ -90,23 +90,18 @@ def trend_z(x: Series, blocks: int = 10) -> float:
     return mann_kendall_z(block_medians(x, blocks))
 
 
-def theil_sen(x: Floats, at: Floats | None = None) -> float:
+def theil_sen(x: Floats) -> float:
     r"""
-    Median of the slopes between all pairs (Theil 1950, Sen 1968), `median_{i<j} (x_j - x_i) / (t_j - t_i)`.
+    Median of the slopes between all pairs (Theil 1950, Sen 1968), `median_{i<j} (x_j - x_i) / (j - i)`.
 
     Args:
         x (`numpy.ndarray`): Series of shape `(T,)`.
-        at (`numpy.ndarray`, *optional*): Abscissa of shape `(T,)`; pairs at the same place are left out. Defaults to
-            `0, 1, ...`
 
     Returns:
-        `float`: slope per unit of `at`; 0 without two different places.
+        `float`: slope from one value to the next; 0 for fewer than two.
     """
-    at = np.arange(x.size, dtype=float) if at is None else at
     i, j = _pairs(x.size)
-    gap = at[j] - at[i]
-    slopes = (x[j] - x[i])[gap != 0] / gap[gap != 0]
-    return median(slopes) if slopes.size else 0.0
+    return median((x[j] - x[i]) / (j - i)) if i.size else 0.0
 
 
 def robust_sd(x: Series) -> float:
