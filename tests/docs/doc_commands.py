@@ -123,7 +123,8 @@ class Shell:
     def check_pip(self, arguments: list[str]) -> None:
         from pip._internal.commands import create_command
 
-        options, wanted = create_command(arguments[0]).parse_args(arguments[1:])
+        # Whoever runs the tests may have settings of pip's own.
+        options, wanted = create_command(arguments[0], isolated=True).parse_args(arguments[1:])
         assert all(Path(path).is_file() for path in getattr(options, "constraints", None) or ())
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg", encoding="utf-8")
