@@ -7,7 +7,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from .products import pack
+from .products import can_pack, pack
 from .roles import POLICY
 
 
@@ -26,9 +26,12 @@ def merged(model: nn.Module) -> Iterator[None]:
     """
     kept: list[tuple[Linear, Tensor]] = []
     try:
-        for layer in mergeable(model):
+        layers = mergeable(model)
+        scratch = _scratch(layers)
+        for layer in layers:
             kept.append((layer, layer.get_base_layer().weight.data))
-            _merge(layer)
+            _merge(layer, scratch)
+        del scratch
         yield
     finally:
         for layer, data in kept:
@@ -37,11 +40,24 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def _merge(layer: Linear) -> None:
+def _scratch(layers: list[Linear]) -> Tensor:
+    """
+    Room for the weight of any layer that is packed. With a new tensor for each, freed once it is packed, the heap is left
+    with holes of half the size of all copies.
+    """
+    sizes = [layer.get_base_layer().weight.numel() for layer in layers if can_pack(layer.get_base_layer())]
+    return torch.empty(max(sizes, default=0))
+
+
+def _merge(layer: Linear, scratch: Tensor) -> None:
     base = layer.get_base_layer()
-    down, up = layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
-    copy = torch.addmm(base.weight.data, up.data, down.data, alpha=layer.scaling[POLICY])
-    if not pack(base, copy):
+    weight, down, up = base.weight.data, layer.lora_A[POLICY].weight, layer.lora_B[POLICY].weight
+    is_packed = can_pack(base)
+    out = scratch[: weight.numel()].view_as(weight) if is_packed else None
+    copy = torch.addmm(weight, up.data, down.data, alpha=layer.scaling[POLICY], out=out)
+    if is_packed:
+        pack(base, copy)
+    else:
         base.weight.data = copy
     layer.merged_adapters.append(POLICY)
 

@@ -56,18 +56,17 @@ def use_in(*models: Any) -> None:
             vars(module)["forward"] = MethodType(_forward, module)
 
 
-def pack(layer: nn.Linear, weight: Tensor) -> bool:
-    """
-    Let a layer compute with this weight, in the layout that oneDNN prefers and so for a single row too, until its
-    attribute `packed` is deleted; only for calls without gradient.
+def can_pack(layer: nn.Linear) -> bool:
+    """Whether [`pack`] works for this layer, here."""
+    return is_faster_here() and "forward" in vars(layer) and _is_plain(layer.weight, layer.weight)
 
-    Returns:
-        `bool`: whether the layer can; else nothing was done.
+
+def pack(layer: nn.Linear, weight: Tensor) -> None:
     """
-    if not (is_faster_here() and "forward" in vars(layer) and _is_plain(weight, weight)):
-        return False
+    Let a layer compute with a copy of this weight, in the layout that oneDNN prefers and so for a single row too, until its
+    attribute `packed` is deleted; only for calls without gradient.
+    """
     vars(layer)["packed"] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-    return True
 
 
 def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:

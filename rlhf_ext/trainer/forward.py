@@ -12,6 +12,9 @@ from trl.kernels import ChunkedLogProbFunction
 from ..models.cpu_head import TILE_WORDS, TokenLogProbs
 from ..rollout import Sequences
 
+PART_TOKENS = 256
+"""Tokens of a forward call with gradient after which a product on a CPU is no faster, while activations grow."""
+
 
 class TokenOutputs(NamedTuple):
     """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities, a critic only values."""
@@ -133,3 +136,23 @@ def group_by_length(batches: list[dict[str, Tensor]], steps: int) -> list[dict[s
         for indices in by_length(rows).chunk(len(step)):
             grouped.append({name: column[indices] for name, column in rows.items()})
     return grouped
+
+
+def parts_of(batch: dict[str, Tensor], most: int) -> list[dict[str, Tensor]]:
+    """
+    A micro-batch in parts of at most so many tokens, padding included, but of at least one row; rows of similar length
+    are together. The loss is a sum over its rows, whichever are computed together.
+
+    Args:
+        batch (`dict[str, torch.Tensor]`):
+            Columns of a rollout's rows.
+        most (`int`):
+            Tokens of a part.
+    """
+    order, parts = by_length(batch), []
+    lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1))[order].tolist()
+    while lengths:
+        size = min(max(most // max(lengths[-1], 1), 1), len(lengths))
+        parts.append(order[len(lengths) - size : len(lengths)])
+        del lengths[-size:]
+    return [batch] if len(parts) == 1 else [{name: x[rows] for name, x in batch.items()} for rows in parts]

@@ -350,8 +350,6 @@ class PPOTrainer(ResumableTrainer):
             micro_batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
         self._update_sums.add(rollout, outputs.logprobs, outputs.entropies, policy, value, loss, num_tokens)
-        if (self._step + 1) % self.current_gradient_accumulation_steps == 0:
-            self._finish_update_sums()
         # Ranks average their gradients, while each loss is already its share of the whole step.
         return loss * self.accelerator.num_processes
 

@@ -1,0 +1,106 @@
+"""A micro-batch that is computed in parts has the gradients and metrics of the whole."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig
+
+from rlhf_ext import PPOTrainer
+from rlhf_ext.trainer import role_trainer
+from rlhf_ext.trainer.forward import parts_of
+
+LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+SECONDS = {"time/generate", "time/score", "time/update", "step_time"}
+
+
+def letters(completions, **_):
+    return [sum(map(ord, text)) / 500 for text in completions]
+
+
+def batch_of(prompts, completions):
+    def mask(lengths):
+        return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+    return {
+        "prompt_mask": mask(prompts),
+        "completion_mask": mask(completions),
+        "id": torch.arange(len(prompts)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        # Lengths 7, 3, 12, 4, 4: from the longest on, as many rows as fit at the width of the longest of them.
+        (12, [[2], [0], [4, 3, 1]]),
+        (14, [[2], [0, 4], [3, 1]]),
+        (5, [[2], [0], [4], [3], [1]]),
+        (24, [[2, 0], [4, 3, 1]]),
+    ],
+)
+def test_parts_hold_every_row_once_and_no_more_tokens_than_asked(most, expected):
+    batch = batch_of(prompts=[3, 1, 2, 2, 1], completions=[4, 2, 10, 2, 3])
+    parts = parts_of(batch, most)
+    assert [sorted(part["id"].tolist()) for part in parts] == [sorted(rows) for rows in expected]
+    for part in parts:
+        assert torch.equal(part["completion_mask"], batch["completion_mask"][part["id"]])
+
+
+def test_what_fits_is_left_as_it_is():
+    batch = batch_of(prompts=[3, 1, 2], completions=[4, 2, 10])
+    assert parts_of(batch, 36) is not batch and parts_of(batch, 36)[0] is batch
+    # A row that was left out has no tokens of its answer, or none at all.
+    empty = batch_of(prompts=[1, 1], completions=[1, 1])
+    empty = {**empty, "prompt_mask": empty["prompt_mask"] & False, "completion_mask": empty["completion_mask"] & False}
+    assert parts_of(empty, 5)[0] is empty
+
+
+def run(monkeypatch, policy, prompts, args, most, adapter):
+    calls, forward = [], role_trainer.completion_outputs
+    monkeypatch.setattr(role_trainer, "PART_TOKENS", most)
+    monkeypatch.setattr(
+        role_trainer, "completion_outputs", lambda *a: (calls.append(torch.is_grad_enabled()), forward(*a))[1]
+    )
+    trainer = PPOTrainer(policy, letters, args, prompts, peft_config=adapter)
+    trainer.train()
+    monkeypatch.setattr(role_trainer, "completion_outputs", forward)
+    return trainer, sum(calls)
+
+
+@pytest.mark.parametrize("critic", ["head", "adapter"])
+def test_parts_change_neither_weights_nor_metrics(critic, monkeypatch, tiny_policy_path, prompts, ppo_config):
+    args = ppo_config(critic=critic, entropy_coef=0.01, gradient_accumulation_steps=2, max_steps=4, logging_steps=1)
+    whole, calls = run(monkeypatch, tiny_policy_path, prompts, args, 10**6, LORA)
+    parts, more = run(monkeypatch, tiny_policy_path, prompts, args, 24, LORA)
+    assert calls == 8 and more > 2 * calls
+    moved = 0.0
+    for (name, found), wanted in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=name)
+        moved += float("lora_B" in name) * float(found.detach().abs().sum())
+    assert moved > 0
+    rows = [[row for row in trainer.state.log_history if "policy/loss" in row] for trainer in (parts, whole)]
+    assert len(rows[0]) == 4
+    for found, wanted in zip(*rows, strict=True):
+        names = wanted.keys() - SECONDS
+        assert found.keys() == wanted.keys()
+        assert {name: found[name] for name in names} == pytest.approx(
+            {name: wanted[name] for name in names}, rel=1e-4, abs=1e-5, nan_ok=True
+        )
+
+
+def test_all_weights_and_other_devices_are_trained_whole(monkeypatch, tiny_policy_path, prompts, ppo_config):
+    _, calls = run(monkeypatch, tiny_policy_path, prompts, ppo_config(max_steps=2), 24, None)
+    assert calls == 2
+    trainer = PPOTrainer(tiny_policy_path, letters, ppo_config(), prompts, peft_config=LORA)
+    assert trainer._takes_parts()
+    trainer.aux_loss_enabled = True
+    assert not trainer._takes_parts()
+    trainer.aux_loss_enabled = False
+    for name, value in (
+        ("device", torch.device("cuda")),
+        ("mixed_precision", "bf16"),
+        ("distributed_type", "MULTI_CPU"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(Accelerator, name, value)
+            assert not trainer._takes_parts()
