@@ -8,7 +8,7 @@ from .architecture import Architecture, model_on_meta
 from .resident import Part, gathered_parts, resident_parts
 from .settings import PlanSettings
 from .trace import trace_forward, trace_generation
-from .update import scored_tokens, update_moments
+from .update import update_moments
 
 PHASES = ("generate", "score", "update")
 
@@ -117,7 +117,7 @@ def _score(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:
     policy, batch, length = settings.policy, settings.micro_batch, settings.length
     trunk = trace_forward(policy, batch, length, settings.autocast)
     hidden = formulas.hidden_bytes(batch, length, policy)
-    tokens = scored_tokens(settings)
+    tokens = batch * settings.completion_length
     head = formulas.lm_head_forward_bytes(tokens, policy, settings.compute_dtype, settings.on_gpu)
     moments = []
     for role in ("policy", "reference") if settings.has_reference else ("policy",):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..rollout import PART_TOKENS
 from .architecture import Architecture
 
 CRITICS = ("head", "adapter", "model")
@@ -125,6 +126,19 @@ class PlanSettings:
     def rollout(self) -> int:
         """Sequences generated at once by one process."""
         return self.micro_batch * self.steps_per_generation
+
+    @property
+    def update_batch(self) -> int:
+        """Sequences per forward pass of the update: of a micro-batch, or of a part of one where a CPU trains an adapter."""
+        takes_parts = not self.on_gpu and self.policy.adapter is not None and self.autocast is None
+        if not takes_parts or self.num_gpus > 1:
+            return self.micro_batch
+        return min(max(PART_TOKENS // self.length, 1), self.micro_batch)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether an optimizer step has several backward passes."""
+        return self.gradient_accumulation_steps > 1 or self.update_batch < self.micro_batch
 
     @property
     def length(self) -> int:

@@ -25,7 +25,7 @@ class _Update:
     @property
     def accumulates(self) -> bool:
         """Whether gradients are there before the backward pass, so that new ones are made beside them."""
-        return self.settings.gradient_accumulation_steps > 1 or self.settings.zero_stage >= 2
+        return self.settings.accumulates or self.settings.zero_stage >= 2
 
     def moment(self, name: str, so_far: dict[str, int], *parts: Part) -> tuple[str, str, list[Part]]:
         """A moment, given the gradients that the backward pass has made so far."""
@@ -41,8 +41,8 @@ class _Update:
 
 
 def scored_tokens(settings: PlanSettings) -> int:
-    """Positions that the fused LM head scores: those with a label."""
-    return settings.micro_batch * settings.completion_length
+    """Positions that the fused LM head scores in the update: those with a label."""
+    return settings.update_batch * settings.completion_length
 
 
 def update_moments(settings: PlanSettings) -> list[tuple[str, str, list[Part]]]:
@@ -88,7 +88,7 @@ def _lm_head_backward(update: _Update) -> list[tuple[str, str, list[Part]]]:
     kept = Part(
         "policy",
         "activations",
-        update.trace.saved + formulas.hidden_bytes(settings.micro_batch, settings.length, policy),
+        update.trace.saved + formulas.hidden_bytes(settings.update_batch, settings.length, policy),
     )
     own = _head_gradient(update)
     so_far = {"policy": own, "critic": update.gradients["critic"]}
@@ -131,7 +131,7 @@ def _head_gradient(update: _Update) -> int:
 
 
 def _saved_by_heads(settings: PlanSettings) -> tuple[Part, ...]:
-    policy, positions = settings.policy, settings.micro_batch * (settings.length - 1)
+    policy, positions = settings.policy, settings.update_batch * (settings.length - 1)
     lm_head = formulas.lm_head_saved_bytes(scored_tokens(settings), policy, settings.compute_dtype)
     value_head = formulas.value_head_saved_bytes(positions, settings.critic_trunk or policy)
     return Part("policy", "LM head", lm_head), Part("critic", "activations", value_head)
@@ -140,9 +140,9 @@ def _saved_by_heads(settings: PlanSettings) -> tuple[Part, ...]:
 def _trace(settings: PlanSettings, architecture: Architecture) -> UpdateTrace:
     return trace_update(
         architecture,
-        settings.micro_batch,
+        settings.update_batch,
         settings.length,
         settings.autocast,
         settings.gradient_checkpointing,
-        settings.gradient_accumulation_steps > 1,
+        settings.accumulates,
     )

@@ -12,9 +12,6 @@ from trl.kernels import ChunkedLogProbFunction
 from ..models.cpu_head import TILE_WORDS, TokenLogProbs
 from ..rollout import Sequences
 
-PART_TOKENS = 256
-"""Tokens of a forward call with gradient after which a product on a CPU is no faster, while activations grow."""
-
 
 class TokenOutputs(NamedTuple):
     """Outputs at the completion tokens, each `(B, C)`; the reference has only log-probabilities, a critic only values."""

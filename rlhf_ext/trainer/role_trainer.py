@@ -33,10 +33,10 @@ from ..models.roles import (
     make_checkpointing_role_aware,
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
-from ..rollout import Sequences
+from ..rollout import PART_TOKENS, Sequences
 from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
-from .forward import PART_TOKENS, TokenOutputs, completion_outputs, group_by_length, in_chunks, parts_of
+from .forward import TokenOutputs, completion_outputs, group_by_length, in_chunks, parts_of
 from .generation import Sampler
 from .launch import return_unrounded
 from .measured import MeasuredTrainer

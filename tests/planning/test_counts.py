@@ -168,3 +168,40 @@ def test_zero_partitions_what_its_paper_says(stage, per_parameter, tiny_tokenize
     trained = sum(p.numel for p in parameters_of(policy))
     # The step counts of Adam are beside the paper's numbers, as is what does not divide by four.
     assert found == pytest.approx(trained * per_parameter, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    # Prompt and answer have 70 tokens: three rows are at most 256.
+    [
+        ({"on_gpu": False}, 3),
+        ({"on_gpu": False, "completion_length": 300}, 1),
+        ({"on_gpu": False, "prompt_length": 8}, 5),
+        ({"on_gpu": True}, 5),
+        ({"on_gpu": False, "autocast": torch.bfloat16}, 5),
+        ({"on_gpu": False, "num_gpus": 2}, 5),
+    ],
+)
+def test_an_update_on_a_cpu_is_planned_in_the_parts_that_it_is_made_in(overrides, rows, tiny_tokenizer):
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = tiny_config(tiny_tokenizer)
+    sizes = {
+        "prompt_length": 40,
+        "completion_length": 30,
+        "micro_batch": 5,
+        "steps_per_generation": 2,
+        "score_batch": 5,
+    }
+    for adapter, expected in ((lora, rows), (None, 5)):
+        settings = PlanSettings(Architecture(config, "lm", torch.float32, adapter), (), **{**sizes, **overrides})
+        assert settings.update_batch == expected
+        by_hand = {**sizes, **overrides, "micro_batch": expected, "gradient_accumulation_steps": 1 + (expected < 5)}
+        same = PlanSettings(settings.policy, (), **by_hand)
+        found, wanted = (
+            [
+                (moment.name, [part for part in moment.parts if part.role != "rollout"])
+                for moment in plan_memory(s).moments
+            ]
+            for s in (settings, same)
+        )
+        assert found[-4:] == wanted[-4:] and found[-1][0] == "gradient of the embedding"
