@@ -22,7 +22,7 @@ from .speed.driver import RESULTS, SIDES, Side
 from .speed.machine import describe
 
 RUNS = RESULTS / "learning"
-NAMES = ("ours", "ours-adapter", "trl-1.12", "rloo")
+NAMES = ("ours", "ours-adapter", "ours-model", "trl-1.12", "rloo")
 SEQUENCES, MICRO_BATCH, EPOCHS, TOKENS, ROLLOUTS = 32, 16, 2, 16, 20
 LEARNING_RATE, BETA = 3e-4, 0.05
 WINDOW = 5

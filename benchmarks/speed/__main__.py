@@ -23,7 +23,7 @@ def main() -> None:
     run = commands.add_parser("run", help="measure")
     run.add_argument("--other", default="", help="interpreter with TRL 1.12; without it that side is left out")
     run.add_argument("--only", nargs="+", help="workloads")
-    run.add_argument("--sides", nargs="+", help="sides, in the order of their turns")
+    run.add_argument("--sides", nargs="+", help="sides, in the order of their turns; by default ours, rloo, trl-1.12")
     run.add_argument("--gpu", action="store_true", help="the workloads for a GPU")
     run.add_argument("--pairs", type=int, default=5)
     run.add_argument("--threads", type=int, default=1)
@@ -42,14 +42,14 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Measure the workloads that were asked for."""
-    from .driver import RESULTS, SIDES, compare
+    from .driver import RESULTS, compare
     from .workloads import CPU, GPU, WORKLOADS
 
     chosen = [WORKLOADS[name] for name in arguments.only or [w.name for w in (GPU if arguments.gpu else CPU)]]
     for workload in chosen:
-        names = arguments.sides or [name for name in SIDES if arguments.other or name != "trl-1.12"]
+        names = arguments.sides or ["ours", "rloo", *(["trl-1.12"] if arguments.other else [])]
         if workload.lora == 0:
-            names = [name for name in names if name != "ours-adapter"]
+            names = [name for name in names if name not in ("ours-adapter", "ours-model")]
         folder = arguments.folder.resolve()
         file = RESULTS / f"speed_{arguments.name or workload.name}.json"
         compare(workload, names, arguments.pairs, folder, arguments.other, arguments.threads, file)

@@ -19,6 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SIDES = {
     "ours": {"program": "trl_116", "critic": "head"},
     "ours-adapter": {"program": "trl_116", "critic": "adapter"},
+    "ours-model": {"program": "trl_116", "critic": "model"},
     "rloo": {"program": "trl_116", "critic": None},
     "trl-1.12": {"program": "trl_112", "critic": None},
 }

@@ -12,7 +12,7 @@ from .workloads import CPU, GPU
 
 START, END = "<!-- speed: start -->", "<!-- speed: end -->"
 PHASES = ("generate", "score", "update")
-CRITICS = {"ours": "head", "ours-adapter": "adapter"}
+CRITICS = {"ours": "head", "ours-adapter": "adapter", "ours-model": "model"}
 OTHERS = ("trl-1.12", "rloo")
 
 

@@ -1,5 +1,7 @@
 """The policy's adapter inside the base's weights, for as long as only the policy runs."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     """
     kept: list[tuple[Linear, Tensor]] = []
     try:
+        trim_heap()
         layers = mergeable(model)
         scratch = _scratch(layers)
         for layer in layers:
@@ -60,6 +63,16 @@ def _merge(layer: Linear, scratch: Tensor) -> None:
     else:
         base.weight.data = copy
     layer.merged_adapters.append(POLICY)
+
+
+def trim_heap() -> None:
+    """
+    Give back to the kernel what glibc's heap keeps of freed tensors, so that what comes next may find its room elsewhere.
+    Other systems and allocators are left alone.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def mergeable(model: nn.Module) -> list[Linear]:

@@ -1,11 +1,15 @@
 """A micro-batch that is computed in parts has the gradients and metrics of the whole."""
 
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig
 
 from rlhf_ext import PPOTrainer
+from rlhf_ext.models.merging import trim_heap
 from rlhf_ext.trainer import role_trainer
 from rlhf_ext.trainer.forward import parts_of
 
@@ -104,3 +108,18 @@ def test_all_weights_and_other_devices_are_trained_whole(monkeypatch, tiny_polic
         with monkeypatch.context() as patch:
             patch.setattr(Accelerator, name, value)
             assert not trainer._takes_parts()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of another C library")
+def test_freed_tensors_below_one_that_lives_are_given_back():
+    def resident():
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon:"))
+        return int(line.split()[1]) // 1024
+
+    # 128 MiB in tensors that glibc has in its heap, the last of which stays.
+    tensors = [torch.ones(2**13) for _ in range(2**12)]
+    last = tensors[-1]
+    full = resident()
+    tensors.clear()
+    trim_heap()
+    assert full - resident() > 64 and last.sum() == 2**13
