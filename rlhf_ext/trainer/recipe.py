@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from trl import ModelConfig, TrlParser
 
 from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT, end
-from ..cli.parser import ParagraphFormatter
+from ..cli.parser import NEGATIVE_NUMBER, ParagraphFormatter
 from ..cli.recipe_file import read_settings_file
 from ..cli.settings import explain_unknown
 
@@ -59,6 +59,7 @@ class RecipeParser(TrlParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self._negative_number_matcher = NEGATIVE_NUMBER
         self.explain_names = explain_names
         if ModelConfig in dataclass_types:
             # PEFT would adapt the queries and values alone.
