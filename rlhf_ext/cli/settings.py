@@ -180,8 +180,8 @@ def explain_unknown(
 
 
 def _with_suggestion(name: str, known: Collection[str]) -> str:
-    others = programs_with(name)
-    if others:
-        return f"{name} (a setting of rlhf-ext {', '.join(others)})"
-    similar = difflib.get_close_matches(name, known, n=1)
+    programs, similar = programs_with(name), difflib.get_close_matches(name, known, n=2)
+    if programs:
+        near = f"; near it here: {', '.join(similar)}" if similar else ""
+        return f"{name} (a setting of rlhf-ext {', '.join(programs)}{near})"
     return f"{name} (did you mean {similar[0]}?)" if similar else name
