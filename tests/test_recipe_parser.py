@@ -72,9 +72,28 @@ def test_what_cannot_be_used_is_named_in_one_sentence(arguments, recipe, message
 def test_a_setting_of_another_program_is_said_to_be_one(program):
     code, printed = program("--use_cpu", "1", "--packing", "1", "--reward_model", "x", "--report_card", "1")
     own = next(name for name in PROGRAMS if f"{name}.py: error: " in printed)
-    of = {"packing": "sft", "reward_model": "ppo", "report_card": "reward"}
-    expected = ", ".join(f"{name} (a setting of rlhf-ext {other})" for name, other in of.items() if other != own)
+    of = {"packing": "sft", "reward_model": "ppo", "report_card": "reward; near it here: report_to"}
+    expected = ", ".join(f"{name} (a setting of rlhf-ext {other})" for name, other in of.items() if own not in other)
     assert code == 2 and f"unknown settings: {expected}. Correct or remove them\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("max_length", "sft, reward; near it here: vllm_max_model_length, max_completion_length"),
+        ("reference_dataset_name", "reward; near it here: dataset_name"),
+        ("assistant_only_loss", "sft"),
+    ],
+)
+def test_a_setting_of_another_program_does_not_hide_the_nearest_of_this_one(name, message, capsys):
+    from trl import ScriptArguments
+
+    from rlhf_ext import PPOConfig, RecipeParser
+
+    with pytest.raises(SystemExit):
+        RecipeParser([ScriptArguments, PPOConfig]).parse_args_and_config(["--use_cpu", "1", f"--{name}", "1"])
+    expected = f"unknown settings: {name} (a setting of rlhf-ext {message}). Correct"
+    assert expected in capsys.readouterr().err
 
 
 def test_a_misspelt_name_is_named_before_what_its_absence_causes(tmp_path, capsys):

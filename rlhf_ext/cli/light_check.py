@@ -6,7 +6,7 @@ from ..diagnostics import Finding, RunSettings, preflight
 from ..diagnostics.run_config import settings_from
 from ..migration import explain_old_names
 from .recipe_file import read_settings_file
-from .settings import PPO
+from .settings import PPO, explain_unknown
 
 DEFAULTS: dict[str, Any] = {
     "beta": None,
@@ -40,10 +40,38 @@ DEFAULTS: dict[str, Any] = {
     "value_clip_range": 0.5,
 }
 """Of the settings that the check reads; tests/cli/test_light_check.py holds them against `PPOConfig`."""
+_UNNAMED = """
+accelerator_config activation_checkpointing activation_checkpointing_kwargs adam_beta1 adam_beta2
+auto_find_batch_size average_tokens_across_devices batch_eval_metrics bf16_full_eval bnb_4bit_quant_storage
+bnb_4bit_quant_type cache_implementation data_seed dataloader_drop_last dataloader_in_order
+dataloader_multiprocessing_context dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
+dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters
+ddp_static_graph ddp_timeout debug deepspeed disable_tqdm do_eval do_predict do_train ds3_gather_for_generation
+enable_jit_checkpoint epsilon_high eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start
+eval_steps eval_strategy eval_use_gather_object fp16_full_eval fsdp fsdp_config full_determinism
+generation_kwargs gradient_checkpointing_kwargs greater_is_better hub_always_push hub_private_repo hub_revision
+hub_strategy hub_token ignore_bias_buffers ignore_data_skip include_for_metrics include_num_input_tokens_seen
+label_names label_smoothing_factor length_column_name liger_kernel_config load_best_model_at_end load_in_8bit
+local_rank log_level log_level_replica log_multimodal log_on_each_node log_unique_prompts logging_first_step
+logging_nan_inf_filter logging_strategy lora_target_parameters lora_task_type lr_scheduler_kwargs
+mask_truncated_completions metric_for_best_model min_p neftune_noise_alpha num_completions_to_print
+num_generations_eval optim_args optim_target_modules pad_to_multiple_of parallelism_config
+per_device_eval_batch_size prediction_loss_only project ref_model_mixup_alpha ref_model_sync_steps
+remove_unused_columns repetition_penalty restore_callback_states_from_checkpoint reward_clip_range
+router_aux_loss_coef save_on_each_node save_only_model save_strategy shuffle_dataset skip_memory_metrics
+sync_ref_model tf32 top_k top_p torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
+trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy
+transformers_continuous_batching_config use_bnb_nested_quant use_cache use_dora use_liger_kernel use_rslora
+use_transformers_continuous_batching use_transformers_paged vllm_enable_sleep_mode vllm_gpu_memory_utilization
+vllm_group_port vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host
+vllm_server_port vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
+"""
+NAMES = frozenset([*PPO.names(), *_UNNAMED.split()])
+"""Every setting of `rlhf-ext ppo`, those too that its `--help` does not name; held against the classes as well."""
 _SAMPLER = ("top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
 _NOTE = (
-    "trl is not installed here: names and values were not checked as the run will check them, dropout and the length of "
-    "the dataset not at all."
+    "trl is not installed here: values were not checked as the run will check them, dropout and the length of the dataset "
+    "not at all."
 )
 
 
@@ -63,14 +91,16 @@ def preflight_of_text(recipe: str | None, overrides: list[str], num_gpus: int) -
         `tuple`: the findings, and sentences on what could not be judged.
 
     Raises:
-        ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is one of TRL's old PPO, or
-            kl_target has no unit.
+        ValueError: If the recipe is no YAML mapping, what is overridden has no name, a name is no setting, or kl_target
+            has no unit.
     """
-    given = (read_settings_file(recipe) if recipe else {}) | _pairs(overrides)
-    explanation = explain_old_names([name for name in given if name not in PPO.names()])
-    if explanation:
-        raise ValueError(explanation)
-    settings = DEFAULTS | given
+    in_recipe, on_command_line = read_settings_file(recipe) if recipe else {}, _pairs(overrides)
+    # A recipe may set environment variables; of what is on by default the command line has a switch that turns it off.
+    unknown = [name for name in in_recipe if name not in NAMES | {"env"}]
+    unknown += [name for name in on_command_line if name.removeprefix("no_") not in NAMES]
+    if unknown:
+        raise ValueError(explain_unknown(unknown, NAMES, explain_old_names))
+    settings = DEFAULTS | in_recipe | on_command_line
     if settings["kl_target"] is not None and settings["kl_unit"] not in ("sequence", "token"):
         raise ValueError(
             f"kl_target={settings['kl_target']} needs kl_unit='sequence' or 'token' (nats per completion or token)."

@@ -2,12 +2,15 @@
 
 import argparse
 import difflib
+import re
 import shutil
 import textwrap
 from typing import Any, NoReturn
 
 from .exits import WRONG_INPUT, end
 
+NEGATIVE_NUMBER = re.compile(r"-\.?\d")
+"""What argparse takes for a value since Python 3.14; before, `-1e-3` was an option to it."""
 _WIDEST = 100
 
 
@@ -41,6 +44,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**{"allow_abbrev": False, **kwargs})
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> NoReturn:
         """End with one line."""

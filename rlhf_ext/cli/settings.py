@@ -5,7 +5,9 @@ They are written out here because reading them from the settings classes would l
 them against these.
 """
 
+import difflib
 import textwrap
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 # The narrowest terminal: the settings stand in columns, which are not wrapped again.
@@ -153,3 +155,33 @@ PROGRAMS = {"sft": SFT, "reward": REWARD, "ppo": PPO}
 def programs_with(setting: str) -> list[str]:
     """The training programs whose `--help` names a setting."""
     return [program for program, settings in PROGRAMS.items() if setting in settings.names()]
+
+
+def explain_unknown(
+    names: list[str], known: Collection[str], explain_names: Callable[[list[str]], str | None] | None = None
+) -> str:
+    """
+    What to say of names that are no settings: which program has one, and which was probably meant.
+
+    Args:
+        names (`list[str]`):
+            The names.
+        known (collection of `str`):
+            Settings of the program.
+        explain_names (`Callable[[list[str]], str | None]`, *optional*):
+            Gives the message for names that it knows more about, such as [`explain_old_names`].
+    """
+    old = [name for name in names if explain_names is not None and explain_names([name])]
+    others = ", ".join(_with_suggestion(name, known) for name in names if name not in old)
+    sentences = [f"unknown settings: {others}. Correct or remove them"] if others else []
+    if explain_names is not None and old:
+        sentences.append(explain_names(old) or "")
+    return ". ".join(sentences)
+
+
+def _with_suggestion(name: str, known: Collection[str]) -> str:
+    programs, similar = programs_with(name), difflib.get_close_matches(name, known, n=2)
+    if programs:
+        near = f"; near it here: {', '.join(similar)}" if similar else ""
+        return f"{name} (a setting of rlhf-ext {', '.join(programs)}{near})"
+    return f"{name} (did you mean {similar[0]}?)" if similar else name

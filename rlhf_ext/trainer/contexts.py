@@ -51,7 +51,8 @@ def kept_for_continuous_batching(model: nn.Module, args: PPOConfig) -> Iterator[
     Weights in the type of mixed precision while the parent generates, and afterwards everything as it was.
 
     The parent casts the model for good, float32 masters, value head and rotary frequencies included, and leaves it in
-    training mode.
+    training mode. accelerate's mixed precision stands aside: it turns whatever has a dtype in an output into float32, and
+    fails at the paged cache, which transformers returns since 5.24.
     """
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     modes = [(module, module.training) for module in model.modules()]
@@ -59,12 +60,17 @@ def kept_for_continuous_batching(model: nn.Module, args: PPOConfig) -> Iterator[
         (p, p.data) for p in model.parameters() if half is not None and p.is_floating_point() and p.dtype != half
     ]
     precision, args.bf16, args.fp16 = (args.bf16, args.fp16), False, False
+    forward, unprepared = model.forward, vars(model).get("_original_forward")
+    if unprepared is not None:
+        model.forward = unprepared
     for parameter, data in weights:
         parameter.data = data.to(half)
     try:
         yield
     finally:
         args.bf16, args.fp16 = precision
+        if unprepared is not None:
+            model.forward = forward
         for parameter, data in weights:
             parameter.data = data
         for module, training in modes:

@@ -1,6 +1,5 @@
 """Reads the recipe and the command line of a training program."""
 
-import difflib
 import os
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, Namespace
@@ -10,9 +9,9 @@ from typing import Any, NoReturn
 from trl import ModelConfig, TrlParser
 
 from ..cli.exits import COMMAND_VARIABLE, WRONG_INPUT, end
-from ..cli.parser import ParagraphFormatter
+from ..cli.parser import NEGATIVE_NUMBER, ParagraphFormatter
 from ..cli.recipe_file import read_settings_file
-from ..cli.settings import programs_with
+from ..cli.settings import explain_unknown
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, ParagraphFormatter):
@@ -60,6 +59,7 @@ class RecipeParser(TrlParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self._negative_number_matcher = NEGATIVE_NUMBER
         self.explain_names = explain_names
         if ModelConfig in dataclass_types:
             # PEFT would adapt the queries and values alone.
@@ -116,15 +116,5 @@ class RecipeParser(TrlParser):
             self.error(str(error))
 
     def _refuse_unknown(self, names: list[str]) -> None:
-        if not names:
-            return
-        explanation = self.explain_names(names) if self.explain_names else None
-        unknown = ", ".join(map(self._with_suggestion, names))
-        self.error(explanation or f"unknown settings: {unknown}. Correct or remove them")
-
-    def _with_suggestion(self, name: str) -> str:
-        others = programs_with(name)
-        if others:
-            return f"{name} (a setting of rlhf-ext {', '.join(others)})"
-        similar = difflib.get_close_matches(name, [action.dest for action in self._actions], n=1)
-        return f"{name} (did you mean {similar[0]}?)" if similar else name
+        if names:
+            self.error(explain_unknown(names, [action.dest for action in self._actions], self.explain_names))

@@ -10,7 +10,7 @@ from trl import ModelConfig
 
 from rlhf_ext import PPOConfig, RecipeParser
 from rlhf_ext.cli import main
-from rlhf_ext.cli.light_check import DEFAULTS, preflight_of_text
+from rlhf_ext.cli.light_check import DEFAULTS, NAMES, preflight_of_text
 from rlhf_ext.trainer.recipe_check import preflight_of_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*-ppo.yaml"))
@@ -38,6 +38,9 @@ CHANGES = [
 ]
 
 
+SWITCHES = ["no_disable_dropout", "no_normalize_scores"]
+
+
 def titles(findings):
     return [(finding.title, finding.severity, finding.summary) for finding in findings]
 
@@ -48,6 +51,15 @@ def test_the_defaults_are_those_of_the_settings_class():
     for name, default in DEFAULTS.items():
         # bf16 is on where nothing is said, which the class decides when it is made.
         assert default == (parsed.bf16 if name == "bf16" else here[name]), name
+
+
+def test_the_names_are_those_of_the_settings_classes():
+    parser = RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig))
+    # transformers 5.18 has no activation checkpointing.
+    newer = {"activation_checkpointing", "activation_checkpointing_kwargs"}
+    assert NAMES - newer == {action.dest for action in parser._actions} - newer - {"help"}
+    assert set(DEFAULTS) | {name.removeprefix("no_") for name in SWITCHES} <= NAMES
+    assert set(SWITCHES) <= {option.removeprefix("--") for option in parser._option_string_actions}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -101,8 +113,17 @@ def test_the_command_takes_it_where_trl_is_missing(path, monkeypatch, capsys):
         ("", [], "recipe.yaml' is empty; a recipe has one setting a line"),
         ("kl_coef: 1", [], "`kl_coef` is now beta"),
         ("kl_target: 1", [], "kl_target=1 needs kl_unit="),
-        ("a: 1", ["--kl_target"], "--kl_target needs a value"),
-        ("a: 1", ["recipe.yaml"], "not a setting: recipe.yaml"),
+        ("seed: 1", ["--kl_target"], "--kl_target needs a value"),
+        ("seed: 1", ["recipe.yaml"], "not a setting: recipe.yaml"),
+        ("learning_rat: 1", [], r"unknown settings: learning_rat \(did you mean learning_rate\?\). Correct"),
+        ("seed: 1", ["--learning-rat", "1e-5"], r"unknown settings: learning_rat \(did you mean learning_rate\?\)"),
+        ("zzz: 1", ["--packing=1"], r"unknown settings: zzz, packing \(a setting of rlhf-ext sft"),
+        ("no_disable_dropout: true", [], "unknown settings: no_disable_dropout"),
+        (
+            "kl_coef: 1",
+            ["--learning_rat", "1"],
+            r"learning_rat \(did you mean .* them\. Names of TRL's old PPO: `kl_coef`",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(recipe, arguments, message, tmp_path):
@@ -110,3 +131,21 @@ def test_what_cannot_be_read_is_refused(recipe, arguments, message, tmp_path):
     path.write_text(recipe)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         preflight_of_text(str(path), arguments, 1)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_only_the_program_knows_is_no_mistake(name, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(BASE | {"env": {"A": "1"}, "vllm_mode": "colocate", "use_dora": True}))
+    assert preflight_of_text(str(recipe), [f"--{name}", "--dataloader-num-workers", "2"], 1)[0] == []
+
+
+def test_a_misspelt_name_ends_as_it_does_in_the_whole_check(monkeypatch, capsys):
+    printed = set()
+    for trl in (None, "there"):
+        monkeypatch.setattr("rlhf_ext.cli.check.find_spec", lambda name, found=trl: found)
+        with pytest.raises(SystemExit) as ended:
+            main(["check", "--learning_rat", "1e-5", "--use_cpu", "1"])
+        printed.add((ended.value.code, capsys.readouterr().err))
+    (same,) = printed
+    assert same[0] == 2 and "unknown settings: learning_rat (did you mean learning_rate?)" in same[1]

@@ -3,7 +3,7 @@
 import pytest
 from test_launch import CLASSES
 
-from rlhf_ext import RecipeParser
+from rlhf_ext import PPOConfig, RecipeParser
 from rlhf_ext.cli import main, make_parser
 from rlhf_ext.cli.light_check import preflight_of_text
 from rlhf_ext.cli.parser import commands_of
@@ -73,3 +73,29 @@ def test_an_old_name_is_explained_in_both(name, capsys):
 
 def test_an_abbreviation_is_no_option():
     assert make_parser().parse_known_args(["plan", "--num", "4"])[1] == ["--num", "4"]
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "-1E+2", "-.5e-1", "-0.5", "-2"])
+def test_a_negative_number_is_a_value(value):
+    # Python's own argparse takes -1e-3 for an option before 3.14.
+    given = ["--reward_weights", "1", value]
+    assert make_parser().parse_known_args(["check", *given])[1] == given
+    (args,) = RecipeParser([PPOConfig]).parse_args_and_config(["--use_cpu", "1", "--bf16", "0", *given])
+    assert args.reward_weights == [1.0, float(value)]
+    assert preflight_of_text(None, [*RECIPE, *given], 1) == preflight_of_text(None, RECIPE, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", *RECIPE, "--beta", "-1e-3"], "beta must be a number and not negative, got -0.001"),
+        (
+            ["diagnose", "log.csv", "--kl_target", "-1e-3"],
+            "argument --kl_target: must be a number above 0, got '-1e-3'",
+        ),
+    ],
+)
+def test_a_negative_number_is_judged_as_one(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and message in capsys.readouterr().err

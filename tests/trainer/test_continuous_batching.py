@@ -1,10 +1,14 @@
 """Generation by transformers' continuous batching, which the parent offers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig
 
 from rlhf_ext import PPOTrainer
+from rlhf_ext.trainer.contexts import kept_for_continuous_batching
 
 SMALL = {"num_blocks": 64, "max_batch_tokens": 256}
 
@@ -39,3 +43,20 @@ def test_it_trains_and_changes_neither_precision_nor_mode(lora, bf16, tiny_polic
     rollouts = [row for row in trainer.state.log_history if "objective/score" in row]
     assert len(rollouts) == 2 and rollouts[0]["kl/ref"] == pytest.approx(0.0, abs=1e-5)
     assert any(not torch.equal(after[name][1], tensor) for name, (_, tensor) in before.items())
+
+
+class KeepsItsCache(torch.nn.Linear):
+    """As transformers 5.24 does, whose paged cache has a dtype and is no tensor."""
+
+    def forward(self, x):
+        return {"logits": super().forward(x), "cache": SimpleNamespace(dtype=torch.bfloat16)}
+
+
+def test_the_forward_of_mixed_precision_stands_aside_while_the_parent_generates():
+    model = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(KeepsItsCache(2, 2))
+    prepared, x = model.forward, torch.ones(1, 2)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        with kept_for_continuous_batching(model, SimpleNamespace(bf16=True, fp16=False)):
+            assert model(x.bfloat16())["logits"].dtype == torch.bfloat16
+            raise RuntimeError("stopped here")
+    assert model.forward is prepared and model.weight.dtype == torch.float32

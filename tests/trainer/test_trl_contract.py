@@ -10,7 +10,7 @@ import trl.trainer.utils
 from packaging.version import Version
 from trl import RLOOConfig, RLOOTrainer
 
-from rlhf_ext import PPOTrainer
+from rlhf_ext import PPOTrainer, SFTTrainer
 
 SIGNATURES = {
     "_generate": ["self", "prompts"],
@@ -111,3 +111,18 @@ def test_the_config_still_refuses_one_generation(tmp_path):
 )  # fmt: skip
 def test_a_helper_is_where_it_was(module, name):
     assert callable(getattr(module, name))
+
+
+def test_the_sft_trainer_takes_what_the_parent_takes_and_hands_it_on(monkeypatch):
+    parents = inspect.signature(trl.SFTTrainer.__init__)
+    ours = inspect.signature(SFTTrainer.__init__)
+    assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in parents.parameters.values()
+    ]
+    given = {name: f"the {name}" for name in parents.parameters if name not in ("self", "args")}
+    taken = {}
+    monkeypatch.setattr(
+        trl.SFTTrainer, "__init__", lambda *args, **kwargs: taken.update(parents.bind(*args, **kwargs).arguments)
+    )
+    trainer = SFTTrainer(**given)
+    assert taken == {"self": trainer, "args": None, **given}
