@@ -217,7 +217,7 @@ class _Batch:
         if not is_full or mask.numel() <= PADDED_SHARE * sum(lengths):
             logits = self._forward(self.ids, self.columns, self.cache, is_first_iteration=True)
             if is_full:
-                self.cache.layers = [_GrowingLayer.of([layer], room) for layer in self.cache.layers]
+                self._grow([self.cache], room)
             return logits
         caches: list[DynamicCache] = []
         read: list[tuple[Tensor, Tensor]] = []
@@ -227,11 +227,18 @@ class _Batch:
             caches.append(DynamicCache(config=self.model.config.get_text_config(decoder=True)))
             logits = self._forward(self.ids[group, -width:], columns, caches[-1], is_first_iteration=True)
             read.append((logits, states[0]))
-        self.cache.layers = [_GrowingLayer.of(parts, room) for parts in zip(*(c.layers for c in caches), strict=True)]
+        self._grow(caches, room)
         back = torch.tensor(order, device=self.ids.device).argsort()
         self.cache.batch_select_indices(back)
         logits, states[0] = (torch.cat(column)[back] for column in zip(*read, strict=True))
         return logits
+
+    def _grow(self, caches: list[DynamicCache], room: int) -> None:
+        """The caches as one that grows, a layer at a time: keys and values of all layers would be there twice."""
+        for i in range(len(caches[0].layers)):
+            grown = _GrowingLayer.of([cache.layers[i] for cache in caches], room)
+            for cache in (*caches, self.cache):
+                cache.layers[i : i + 1] = [grown]
 
     def step(self) -> Tensor:
         """Logits `(b, V)` after the last token of the rows that go on."""

@@ -1,17 +1,21 @@
-"""A micro-batch that is computed in parts has the gradients and metrics of the whole."""
+"""What takes less memory gives the same, and takes less."""
 
 import platform
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from rlhf_ext import PPOTrainer
 from rlhf_ext.models.merging import trim_heap
 from rlhf_ext.trainer import role_trainer
 from rlhf_ext.trainer.forward import parts_of
+from rlhf_ext.trainer.generation import Sampler, _GrowingLayer
+from tiny import tiny_config
 
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 SECONDS = {"time/generate", "time/score", "time/update", "step_time"}
@@ -123,3 +127,22 @@ def test_freed_tensors_below_one_that_lives_are_given_back():
     tensors.clear()
     trim_heap()
     assert full - resident() > 64 and last.sum() == 2**13
+
+
+@pytest.mark.parametrize("lengths", [(9, 9, 9, 9), (9, 1, 1, 2)], ids=["even", "in groups"])
+def test_keys_and_values_are_there_once_while_the_cache_is_made_to_grow(lengths, monkeypatch, tiny_tokenizer):
+    model = LlamaForCausalLM(tiny_config(tiny_tokenizer, num_hidden_layers=3)).eval()
+    seen, alive, grow = [], [], _GrowingLayer.of
+
+    def watched(layers, room):
+        seen.append([weakref.ref(layer.keys) for layer in layers])
+        alive.append([any(reference() is not None for reference in layer) for layer in seen])
+        return grow(layers, room)
+
+    monkeypatch.setattr(_GrowingLayer, "of", watched)
+    mask = (torch.arange(9) >= 9 - torch.tensor(lengths)[:, None]).long()
+    config = GenerationConfig(max_new_tokens=4, do_sample=True, top_k=0, pad_token_id=tiny_tokenizer.pad_token_id)
+    with Sampler(None).sampling(model), torch.no_grad():
+        model.generate(input_ids=5 * mask, attention_mask=mask, generation_config=config)
+    assert len(seen[0]) == (1 if lengths[1] == 9 else 4)
+    assert alive == [[True], [False, True], [False, False, True]]
