@@ -85,6 +85,12 @@ def run(name: str, seed: int, demo: Path, other_python: str, rollouts: int) -> l
     return points
 
 
+def smoothed(points: list[dict[str, float]]) -> list[tuple[float, float]]:
+    """Moving means of KL and gold score."""
+    windows = [points[i : i + WINDOW] for i in range(len(points) - WINDOW + 1)]
+    return [(mean(p["kl"] for p in window), mean(p["gold"] for p in window)) for window in windows]
+
+
 def gold_at(points: list[dict[str, float]], target: float) -> float | None:
     """
     Gold score where the KL first reaches the target, between moving means; `None` where it does not.
@@ -93,9 +99,7 @@ def gold_at(points: list[dict[str, float]], target: float) -> float | None:
         points (`list[dict[str, float]]`): `kl` and `gold` of every rollout.
         target (`float`): Nats a completion.
     """
-    windows = [points[i : i + WINDOW] for i in range(len(points) - WINDOW + 1)]
-    smooth = [(mean(p["kl"] for p in window), mean(p["gold"] for p in window)) for window in windows]
-    for (kl_before, gold_before), (kl, gold) in pairwise(smooth):
+    for (kl_before, gold_before), (kl, gold) in pairwise(smoothed(points)):
         if kl_before < target <= kl:
             return gold_before + (gold - gold_before) * (target - kl_before) / (kl - kl_before)
     return None
@@ -131,8 +135,9 @@ def report(plot: Path) -> None:
         cells += [interval([mean(point[key] for point in r[-WINDOW:]) for r in runs]) for key in ("kl", "gold")]
         print(f"| {name} | {' | '.join(cells)} |")
         for i, points in enumerate(runs):
-            label = name if i == 0 else None
-            axis.plot([p["kl"] for p in points], [p["gold"] for p in points], ".-", color=f"C{colour}", label=label)
+            style: dict[str, Any] = {"color": f"C{colour}"}
+            axis.plot(*zip(*smoothed(points), strict=True), label=name if i == 0 else None, **style)
+            axis.plot([p["kl"] for p in points], [p["gold"] for p in points], ".", alpha=0.2, **style)
     axis.set(xlabel="KL to the initial policy, nats a completion", ylabel="gold score")
     axis.legend()
     figure.savefig(plot, dpi=120)
