@@ -198,7 +198,10 @@ class RoleTrainer(MeasuredTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """As the parent; of a micro-batch in several parts, the gradients of all but the last are taken here."""
+        """
+        As the parent; of a micro-batch in several parts, the gradients of all but the last are taken here. So what is to
+        change the loss belongs in `_compute_loss`, and must be a sum over rows.
+        """
         *parts, last = parts_of(inputs, PART_TOKENS) if self._takes_parts() else [inputs]
         done = torch.zeros((), device=self.accelerator.device)
         for part in parts:
