@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..rollout import PART_TOKENS
+from ..models.products import PART_TOKENS
 from .architecture import Architecture
 
 CRITICS = ("head", "adapter", "model")

@@ -22,6 +22,7 @@ from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_mode
 from ..models.fused_head import at_labels
 from ..models.merging import merged
 from ..models.normalization import read_score_normalization
+from ..models.products import PART_TOKENS
 from ..models.reward_adapter import RewardAdapter
 from ..models.roles import (
     CRITIC,
@@ -33,7 +34,7 @@ from ..models.roles import (
     make_checkpointing_role_aware,
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
-from ..rollout import PART_TOKENS, Sequences
+from ..rollout import Sequences
 from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, group_by_length, in_chunks, parts_of
