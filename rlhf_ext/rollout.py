@@ -6,9 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PART_TOKENS = 256
-"""Tokens of a forward call with gradient after which products on a CPU are no faster, while activations grow."""
-
 
 @dataclass(frozen=True)
 class Sequences:

@@ -21,8 +21,15 @@ ALLOWED = {
     "report_card": {"numpy", "rlhf_ext.pair_statistics"},
     "pair_statistics": {"numpy"},
     "migration": set(),
-    # What it plans for: the tile of the head, and which layers are merged.
-    "planning": {"torch", "transformers", "peft", "rlhf_ext.models.cpu_head", "rlhf_ext.models.merging"},
+    # What it plans for: the tile of the head, which layers are merged, and the parts of a micro-batch.
+    "planning": {
+        "torch",
+        "transformers",
+        "peft",
+        "rlhf_ext.models.cpu_head",
+        "rlhf_ext.models.merging",
+        "rlhf_ext.models.products",
+    },
     # What is heavy only inside a command: see the tests of what is loaded.
     "cli": {
         "accelerate",

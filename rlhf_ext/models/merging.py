@@ -49,7 +49,7 @@ def _scratch(layers: list[Linear]) -> Tensor:
     with holes of half the size of all copies.
     """
     sizes = [layer.get_base_layer().weight.numel() for layer in layers if can_pack(layer.get_base_layer())]
-    return torch.empty(max(sizes, default=0))
+    return torch.empty(max(sizes, default=0), dtype=torch.float32, device="cpu")
 
 
 def _merge(layer: Linear, scratch: Tensor) -> None:

@@ -18,6 +18,8 @@ FEWEST_ROWS = 16
 """Below, MKL is as fast, unless the weight is packed."""
 NARROWEST = 64
 """Below, as in the products of an adapter, MKL is as fast or faster."""
+PART_TOKENS = 256
+"""Tokens of a forward call with gradient after which products on a CPU are no faster, while activations grow."""
 
 
 @functools.cache

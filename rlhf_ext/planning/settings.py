@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..rollout import PART_TOKENS
+from ..models.products import PART_TOKENS
 from .architecture import Architecture
 
 CRITICS = ("head", "adapter", "model")
@@ -43,7 +43,8 @@ class PlanSettings:
         prompt_length, completion_length (`int`):
             Longest prompt and completion, in tokens.
         micro_batch (`int`):
-            Sequences per forward pass of policy, critic and reference (`per_device_train_batch_size`).
+            Sequences per forward pass of policy, critic and reference (`per_device_train_batch_size`); of the update where
+            it does not take parts of them.
         steps_per_generation (`int`):
             Micro-batches in a rollout.
         score_batch (`int`):
@@ -130,8 +131,10 @@ class PlanSettings:
     @property
     def update_batch(self) -> int:
         """Sequences per forward pass of the update: of a micro-batch, or of a part of one where a CPU trains an adapter."""
-        takes_parts = not self.on_gpu and self.policy.adapter is not None and self.autocast is None
-        if not takes_parts or self.num_gpus > 1:
+        is_plain = not self.on_gpu and self.num_gpus == 1 and self.zero_stage == 0 and self.autocast is None
+        # The loss of a router, which most of those that can give one add, needs a micro-batch as a whole.
+        is_routed = hasattr(self.policy.config.get_text_config(), "output_router_logits")
+        if self.policy.adapter is None or is_routed or not is_plain:
             return self.micro_batch
         return min(max(PART_TOKENS // self.length, 1), self.micro_batch)
 

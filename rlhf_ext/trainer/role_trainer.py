@@ -22,6 +22,7 @@ from ..models.critic import CRITIC_FOLDER, Critic, load_critic, load_critic_mode
 from ..models.fused_head import at_labels
 from ..models.merging import merged
 from ..models.normalization import read_score_normalization
+from ..models.products import PART_TOKENS
 from ..models.reward_adapter import RewardAdapter
 from ..models.roles import (
     CRITIC,
@@ -33,7 +34,7 @@ from ..models.roles import (
     make_checkpointing_role_aware,
 )
 from ..models.scoring import RewardModelScorer, same_vocabulary
-from ..rollout import PART_TOKENS, Sequences
+from ..rollout import Sequences
 from .checks import check_prompt_ids
 from .contexts import kept_for_continuous_batching, saving_adapters
 from .forward import TokenOutputs, completion_outputs, group_by_length, in_chunks, parts_of
@@ -198,7 +199,10 @@ class RoleTrainer(MeasuredTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """As the parent; of a micro-batch in several parts, the gradients of all but the last are taken here."""
+        """
+        As the parent; of a micro-batch in several parts, the gradients of all but the last are taken here. So what is to
+        change the loss belongs in `_compute_loss`, and must be a sum over rows.
+        """
         *parts, last = parts_of(inputs, PART_TOKENS) if self._takes_parts() else [inputs]
         done = torch.zeros((), device=self.accelerator.device)
         for part in parts:

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MixtralConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from trl import ModelConfig, get_peft_config
 
 from rlhf_ext import PPOTrainer
@@ -180,6 +187,7 @@ def test_zero_partitions_what_its_paper_says(stage, per_parameter, tiny_tokenize
         ({"on_gpu": True}, 5),
         ({"on_gpu": False, "autocast": torch.bfloat16}, 5),
         ({"on_gpu": False, "num_gpus": 2}, 5),
+        ({"on_gpu": False, "zero_stage": 2}, 5),
     ],
 )
 def test_an_update_on_a_cpu_is_planned_in_the_parts_that_it_is_made_in(overrides, rows, tiny_tokenizer):
@@ -205,3 +213,9 @@ def test_an_update_on_a_cpu_is_planned_in_the_parts_that_it_is_made_in(overrides
             for s in (settings, same)
         )
         assert found[-4:] == wanted[-4:] and found[-1][0] == "gradient of the embedding"
+
+
+def test_an_update_with_the_loss_of_a_router_is_planned_whole():
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy = Architecture(MixtralConfig(), "lm", torch.float32, lora)
+    assert PlanSettings(policy, (), 40, 30, 5, 2, 5, on_gpu=False).update_batch == 5

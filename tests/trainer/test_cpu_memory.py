@@ -22,7 +22,8 @@ SECONDS = {"time/generate", "time/score", "time/update", "step_time"}
 
 
 def letters(completions, **_):
-    return [sum(map(ord, text)) / 500 for text in completions]
+    """Of every third; rows without a score are left out of the update."""
+    return [None if i % 3 else sum(map(ord, text)) / 500 for i, text in enumerate(completions)]
 
 
 def batch_of(prompts, completions):
@@ -56,7 +57,8 @@ def test_parts_hold_every_row_once_and_no_more_tokens_than_asked(most, expected)
 
 def test_what_fits_is_left_as_it_is():
     batch = batch_of(prompts=[3, 1, 2], completions=[4, 2, 10])
-    assert parts_of(batch, 36) is not batch and parts_of(batch, 36)[0] is batch
+    (same,) = parts_of(batch, 36)
+    assert same is batch and len(parts_of(batch, 35)) == 2
     # A row that was left out has no tokens of its answer, or none at all.
     empty = batch_of(prompts=[1, 1], completions=[1, 1])
     empty = {**empty, "prompt_mask": empty["prompt_mask"] & False, "completion_mask": empty["completion_mask"] & False}
@@ -64,23 +66,31 @@ def test_what_fits_is_left_as_it_is():
 
 
 def run(monkeypatch, policy, prompts, args, most, adapter):
+    """The trained trainer, and how many tokens of answers each forward call with gradient had."""
     calls, forward = [], role_trainer.completion_outputs
+
+    def watched(model, sequences, *more):
+        calls.extend([int(sequences.completion_mask.sum())] if torch.is_grad_enabled() else [])
+        return forward(model, sequences, *more)
+
     monkeypatch.setattr(role_trainer, "PART_TOKENS", most)
-    monkeypatch.setattr(
-        role_trainer, "completion_outputs", lambda *a: (calls.append(torch.is_grad_enabled()), forward(*a))[1]
-    )
+    monkeypatch.setattr(role_trainer, "completion_outputs", watched)
     trainer = PPOTrainer(policy, letters, args, prompts, peft_config=adapter)
     trainer.train()
     monkeypatch.setattr(role_trainer, "completion_outputs", forward)
-    return trainer, sum(calls)
+    return trainer, calls
 
 
-@pytest.mark.parametrize("critic", ["head", "adapter"])
-def test_parts_change_neither_weights_nor_metrics(critic, monkeypatch, tiny_policy_path, prompts, ppo_config):
-    args = ppo_config(critic=critic, entropy_coef=0.01, gradient_accumulation_steps=2, max_steps=4, logging_steps=1)
+@pytest.mark.parametrize(("critic", "checkpoints"), [("head", False), ("adapter", True), ("model", False)])
+def test_parts_change_neither_weights_nor_metrics(
+    critic, checkpoints, monkeypatch, tiny_policy_path, prompts, ppo_config
+):
+    sizes = {"gradient_accumulation_steps": 2, "max_steps": 4, "logging_steps": 1}
+    args = ppo_config(critic=critic, entropy_coef=0.01, gradient_checkpointing=checkpoints, **sizes)
     whole, calls = run(monkeypatch, tiny_policy_path, prompts, args, 10**6, LORA)
     parts, more = run(monkeypatch, tiny_policy_path, prompts, args, 24, LORA)
-    assert calls == 8 and more > 2 * calls
+    # Whole parts are left out too.
+    assert len(calls) == 8 and len(more) > 2 * len(calls) and sum(more) == sum(calls) and 0 in more
     moved = 0.0
     for (name, found), wanted in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=name)
@@ -98,7 +108,7 @@ def test_parts_change_neither_weights_nor_metrics(critic, monkeypatch, tiny_poli
 
 def test_all_weights_and_other_devices_are_trained_whole(monkeypatch, tiny_policy_path, prompts, ppo_config):
     _, calls = run(monkeypatch, tiny_policy_path, prompts, ppo_config(max_steps=2), 24, None)
-    assert calls == 2
+    assert len(calls) == 2
     trainer = PPOTrainer(tiny_policy_path, letters, ppo_config(), prompts, peft_config=LORA)
     assert trainer._takes_parts()
     trainer.aux_loss_enabled = True

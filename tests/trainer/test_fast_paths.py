@@ -289,6 +289,17 @@ def test_merged_weights_are_packed_and_gone_afterwards(onednn, tiny_tokenizer):
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
+def test_weights_are_merged_whatever_the_default_type_is(onednn, llama):
+    model = get_peft_model(llama, lora())
+    products.use_in(model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), merged(model):
+            assert sum("packed" in vars(module) for module in model.modules()) == 14
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def slow_head(hidden, weight, targets, scale):
     """Log-probabilities and entropies from all logits, in float64."""
     logp = (scale * hidden.double() @ weight.double().T).log_softmax(-1)
