@@ -217,13 +217,12 @@ class RoleTrainer(MeasuredTrainer):
     def _takes_parts(self) -> bool:
         """
         On a GPU larger calls are faster; several processes, DeepSpeed and autocast want one backward pass a call; adding up
-        the gradients of all weights once more takes a fifth of the time; the loss of a router is no sum over rows.
+        the gradients of a whole model once more takes a fifth of the time; the loss of a router is no sum over rows.
         """
         accelerator = self.accelerator
         is_plain = accelerator.distributed_type == DistributedType.NO and accelerator.mixed_precision == "no"
-        return (
-            is_plain and accelerator.device.type == "cpu" and is_peft_model(self.model) and not self.aux_loss_enabled
-        )
+        trains_adapters = is_peft_model(self.model) and self.critic.trunk is None
+        return is_plain and accelerator.device.type == "cpu" and trains_adapters and not self.aux_loss_enabled
 
     # ---- Generation -------------------------------------------------------------------------------------------------
 

@@ -219,3 +219,11 @@ def test_an_update_with_the_loss_of_a_router_is_planned_whole():
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = Architecture(MixtralConfig(), "lm", torch.float32, lora)
     assert PlanSettings(policy, (), 40, 30, 5, 2, 5, on_gpu=False).update_batch == 5
+
+
+def test_a_whole_critic_is_planned_to_be_trained_on_whole_micro_batches(tiny_tokenizer):
+    config, lora = tiny_config(tiny_tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy, trunk = Architecture(config, "lm", torch.float32, lora), Architecture(config, "lm", torch.float32)
+    sizes = (40, 30, 5, 2, 5)
+    assert PlanSettings(policy, (), *sizes, on_gpu=False, critic="adapter", critic_trunk=policy).update_batch == 3
+    assert PlanSettings(policy, (), *sizes, on_gpu=False, critic="model", critic_trunk=trunk).update_batch == 5
