@@ -130,7 +130,7 @@ class PlanSettings:
 
     @property
     def update_batch(self) -> int:
-        """Sequences per forward pass of the update: of a micro-batch, or of a part of one where a CPU trains adapters alone."""
+        """Sequences per forward pass of the update: a micro-batch, or a part of one where a CPU trains adapters alone."""
         is_plain = not self.on_gpu and self.num_gpus == 1 and self.zero_stage == 0 and self.autocast is None
         # The loss of a router, which most of those that can give one add, needs a micro-batch as a whole.
         is_routed = hasattr(self.policy.config.get_text_config(), "output_router_logits")
