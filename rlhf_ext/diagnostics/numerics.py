@@ -59,11 +59,13 @@ class NonFinite(Detector):
         if not bad and count <= 0:
             return None
         values = history.record.values
-        told = ", ".join(f"{name} = {values[name]}" for name in bad) or f"{count:g} numbers of the rollout"
+        told = f"{count:g} scores or optimizer steps of the rollout, which were left out"
+        if bad:
+            told = ", ".join(f"{name} = {values[name]}" for name in bad) + ". Everything learned from here on is lost"
         return Verdict(
             Severity.CRITICAL,
             "numbers that are not finite",
-            f"At step {history.step}: {told}. Everything learned from here on is lost.",
+            f"At step {history.step}: {told}.",
             tuple(history.evidence(name, f"{name} = {values[name]}") for name in bad or ["nonfinite"]),
         )
 

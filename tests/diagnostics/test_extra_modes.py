@@ -205,6 +205,11 @@ def test_single_scores_that_are_not_finite_are_the_reward_function():
     columns["nonfinite"] = np.where(TIME == 100, 3.0, 0.0)
     finding = opening(watch(columns)[1], "X1").finding
     assert finding.causes[0].name == "reward-not-finite" and finding.causes[0].check == "confirmed"
+    assert (
+        "3 scores or optimizer steps" in finding.summary
+        and "left out" in finding.summary
+        and "lost" not in finding.summary
+    )
 
 
 def test_a_scale_that_changed_is_not_blamed_on_outliers_that_are_not_there():

@@ -66,6 +66,7 @@ def test_a_number_that_is_not_finite_is_critical_at_once_and_comes_first():
     engine, events = observed(rows[:151])
     (event,) = [e for e in events if e.finding.mode == "X1"]
     assert (event.step, event.finding.severity) == (151, Severity.CRITICAL)
+    assert event.finding.summary == "At step 151: value_loss = nan. Everything learned from here on is lost."
     assert engine.open_findings[0].mode == "X1"
 
 
