@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, is_peft_model, set_seed
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -221,7 +222,7 @@ class RoleTrainer(MeasuredTrainer):
         """
         accelerator = self.accelerator
         is_plain = accelerator.distributed_type == DistributedType.NO and accelerator.mixed_precision == "no"
-        trains_adapters = is_peft_model(self.model) and self.critic.trunk is None
+        trains_adapters = isinstance(self.model, PeftModel) and self.critic.trunk is None
         return is_plain and accelerator.device.type == "cpu" and trains_adapters and not self.aux_loss_enabled
 
     # ---- Generation -------------------------------------------------------------------------------------------------
