@@ -148,7 +148,7 @@ def plot(points: dict[str, list[dict[str, float]]], file: Path) -> None:
             label = f"{name} ({exponent(sizes, costs):.2f})"
             axis.plot([s / sizes[0] for s in sizes], [c / costs[0] for c in costs], "o-", label=label)
         axis.set(xscale="log", yscale="log", title=title, xlabel="size, relative", ylabel="cost, relative")
-        axis.legend(title="exponent")
+        axis.legend(title="exponent", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=120)
 
 
